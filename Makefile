@@ -1,0 +1,34 @@
+# Every door of the project. `make test` is the whole gate: it is what CI runs.
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: test fmt lint doc unit bench fuzz measure golden corpus
+
+test: ## everything CI runs, each part with its time
+	@bash .ci/test
+
+fmt: ## formats the tree
+	$(CARGO) fmt --all
+
+lint: ## formatting and lints, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+doc: ## rustdoc, warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+unit: ## all tests of all crates
+	$(CARGO) test --workspace --locked
+
+bench: ## criterion benches of codec, validation, CRC, append, recovery
+	$(CARGO) bench -p coulee-bench --locked
+
+fuzz: ## a million executions of each fuzz target; installs cargo-fuzz when it is missing
+	@bash fuzz/run
+
+measure: ## the figures of docs/decisions/001, in DIR (default: a temporary directory)
+	$(CARGO) run --release --locked -p coulee-tests --example commit_costs -- --dir $${DIR:-$$(mktemp -d)}
+
+golden: ## writes the golden files anew, after a deliberate change of format
+	COULEE_GOLDEN=write $(CARGO) test --locked -p coulee-protocol --test golden
+	COULEE_GOLDEN=write $(CARGO) test --locked -p coulee-core --test golden

@@ -1,0 +1,1 @@
+//! Inputs shared by the criterion benches; knows nothing of what they measure.

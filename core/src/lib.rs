@@ -1,0 +1,16 @@
+//! Everything that decides about data: log, partition, shard, catalog; knows no socket, no kernel, no clock, no chance.
+//!
+//! Where to start reading: [`shard`] owns the partitions of one core and turns commands into effects, cycle by cycle;
+//! [`partition`] orders and acknowledges; [`log`] keeps. Files are reached through [`disk::Disk`] only.
+#![forbid(unsafe_code)]
+
+pub mod block;
+pub mod checkpoint;
+pub mod config;
+pub mod disk;
+pub mod executor;
+pub mod limits;
+pub mod log;
+pub mod partition;
+pub mod pool;
+pub mod shard;

@@ -1,0 +1,307 @@
+//! ⑧ Group commit: gathers batches into writes, keeps two writes off one block, and knows what is written; it does
+//! no I/O, owns no file and answers nobody.
+//!
+//! ```text
+//!  appended ─▶ tail block ─▶ piece ─▶ write in flight ─▶ written end
+//!              (filled)      (frozen)  (blocks aligned)    (contiguous)
+//! ```
+//! Issuing a write freezes its buffers; the next one begins with a copy of the unfinished block, so it may start only
+//! when the write before has completed. Large batches own their blocks and go several at a time.
+//!
+//! Sketch, a small batch: one copy into the tail block, and at most 4 KiB copied again a write. A large batch: no
+//! copy; its buffer is the piece. One system call a write, whatever it holds.
+
+use super::tail::{BufferId, TailCache};
+use crate::block::{Block, BlockMut, BlockPool, align_down, align_up};
+use crate::limits::{BLOCK_BYTES, TAIL_BLOCK_BYTES, WRITE_BYTES_MAX, WRITES_IN_FLIGHT_MAX};
+use coulee_protocol::ids::{BatchIndex, Offset};
+use std::collections::VecDeque;
+
+/// A point between two batches of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Offset of the next record.
+    pub offset: Offset,
+    /// Index of the next batch.
+    pub index: BatchIndex,
+    /// `header_crc` of the batch before.
+    pub prev_header_crc: u32,
+    /// Base offset of the segment that the batch before lies in.
+    pub segment: Offset,
+    /// Where, in that segment, the batch before ends with its padding.
+    pub position: u32,
+    /// Bytes appended since start; only differences mean anything.
+    pub bytes: u64,
+}
+
+/// Names a write of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WriteId(pub u64);
+
+/// A write to issue.
+#[derive(Debug)]
+pub struct Write {
+    /// Its name.
+    pub id: WriteId,
+    /// Base offset of the segment it goes to.
+    pub segment: Offset,
+    /// Where in the file: whole blocks.
+    pub position: u32,
+    /// What: whole blocks, one behind the other.
+    pub blocks: Vec<Block>,
+}
+
+/// A frozen buffer that waits for its write.
+#[derive(Debug)]
+struct Piece {
+    segment: Offset,
+    base: u32,
+    /// The bytes, zeros behind the last batch up to a whole block.
+    block: Block,
+    mark: Mark,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    id: WriteId,
+    segment: Offset,
+    /// First byte behind its blocks.
+    blocks_end: u32,
+    mark: Mark,
+    done: bool,
+}
+
+/// Gathers the appends of one partition. Lives on the partition's shard.
+#[derive(Debug)]
+pub struct Appender {
+    pool: BlockPool,
+    tail: BlockMut,
+    tail_base: u32,
+    tail_id: BufferId,
+    /// The tail holds bytes that no piece or write holds.
+    tail_fresh: bool,
+    /// Bytes that the next tail block is made for.
+    tail_bytes: usize,
+    pieces: VecDeque<Piece>,
+    in_flight: VecDeque<InFlight>,
+    next_id: u64,
+    /// Log end: behind the last batch appended.
+    end: Mark,
+    /// Behind the last batch of the contiguous prefix of completed writes.
+    written: Mark,
+    copied_bytes: u64,
+}
+
+impl Appender {
+    /// An appender that goes on at `end`; `unfinished` is what the block that holds `end.position` has before it.
+    #[must_use]
+    pub fn resume(pool: BlockPool, end: Mark, unfinished: &[u8]) -> Self {
+        assert_eq!(unfinished.len(), end.position as usize % BLOCK_BYTES, "the unfinished block up to the end");
+        let mut tail = pool.take(BLOCK_BYTES);
+        tail.extend(unfinished);
+        Self {
+            tail_base: align_down(end.position as usize) as u32,
+            pool,
+            tail,
+            tail_id: BufferId(0),
+            tail_fresh: false,
+            tail_bytes: BLOCK_BYTES,
+            pieces: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            next_id: 0,
+            end,
+            written: end,
+            copied_bytes: 0,
+        }
+    }
+
+    /// The log end.
+    #[must_use]
+    pub const fn end(&self) -> &Mark {
+        &self.end
+    }
+
+    /// The written end: everything below is in completed writes.
+    #[must_use]
+    pub const fn written(&self) -> &Mark {
+        &self.written
+    }
+
+    /// Payload bytes copied in user space so far.
+    #[must_use]
+    pub const fn copied_bytes(&self) -> u64 {
+        self.copied_bytes
+    }
+
+    /// Whether something waits to be written.
+    #[must_use]
+    pub fn has_unissued(&self) -> bool {
+        self.tail_fresh || !self.pieces.is_empty()
+    }
+
+    /// Whether a write is in flight.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// Moves to a new segment, whose header page is the first thing written to it.
+    pub fn start_segment(&mut self, base: Offset, header_page: &[u8; BLOCK_BYTES], cache: &mut TailCache) {
+        self.freeze_tail(cache);
+        self.end.segment = base;
+        self.end.position = BLOCK_BYTES as u32;
+        self.new_tail(0, &[], BLOCK_BYTES);
+        self.tail.extend(header_page);
+        self.tail_fresh = true;
+    }
+
+    /// Appends a small batch, `head` being its stamped header: copies it into the tail block.
+    pub fn append_small(&mut self, head: &[u8], payload: &[u8], start: u32, end: Mark, cache: &mut TailCache) {
+        let bytes = (end.position - self.end.position) as usize;
+        if (end.position - self.tail_base) as usize > self.tail.capacity() {
+            self.tail_bytes = (self.tail_bytes * 4)
+                .clamp(align_up(bytes + BLOCK_BYTES), TAIL_BLOCK_BYTES.max(align_up(bytes + BLOCK_BYTES)));
+            self.rotate_tail(cache);
+        }
+        let at = (start - self.tail_base) as usize;
+        self.tail.pad_to(at);
+        self.tail.extend(head);
+        self.tail.extend(payload);
+        self.tail.pad_to((end.position - self.tail_base) as usize);
+        self.tail_fresh = true;
+        self.copied_bytes += payload.len() as u64;
+        cache.note(end.offset, self.tail_id, at, head.len() + payload.len());
+        self.end = end;
+    }
+
+    /// Appends a large batch that lies, stamped, in a block of its own: no copy.
+    pub fn append_large(&mut self, mut block: BlockMut, start: u32, end: Mark, cache: &mut TailCache) {
+        let len = block.len();
+        assert_eq!(start as usize % BLOCK_BYTES, 0, "a large batch owns its blocks");
+        assert_eq!(end.position as usize, start as usize + align_up(len), "and is padded to the next");
+        self.freeze_tail(cache);
+        block.pad_to(align_up(len));
+        let block = block.freeze();
+        let id = self.next_buffer();
+        cache.note(end.offset, id, 0, len);
+        cache.keep(id, block.clone());
+        self.pieces.push_back(Piece { segment: end.segment, base: start, block, mark: end });
+        self.new_tail(end.position, &[], self.tail_bytes);
+        self.end = end;
+    }
+
+    /// The next write, if one may start now.
+    pub fn next_write(&mut self, cache: &mut TailCache) -> Option<Write> {
+        if !self.has_unissued() || self.in_flight.len() >= WRITES_IN_FLIGHT_MAX {
+            return None;
+        }
+        let (segment, position) = match self.pieces.front() {
+            Some(piece) => (piece.segment, piece.base),
+            None => (self.end.segment, self.tail_base),
+        };
+        // Writes go up the file, so only the last one before can reach into this one's first block.
+        let overlaps = |write: &InFlight| !write.done && write.segment == segment && write.blocks_end > position;
+        if self.in_flight.back().is_some_and(overlaps) {
+            return None;
+        }
+        let pieces_bytes: usize = self.pieces.iter().map(|piece| piece.block.len()).sum();
+        if self.tail_fresh && pieces_bytes < WRITE_BYTES_MAX {
+            self.freeze_tail_and_go_on(cache);
+        }
+        Some(self.gather(segment, position))
+    }
+
+    /// Takes pieces of one segment from the front, up to [`WRITE_BYTES_MAX`].
+    fn gather(&mut self, segment: Offset, position: u32) -> Write {
+        let (mut blocks, mut bytes, mut mark, mut blocks_end) = (Vec::new(), 0, self.written, position);
+        while let Some(piece) = self.pieces.front().filter(|piece| piece.segment == segment) {
+            if bytes > 0 && bytes + piece.block.len() > WRITE_BYTES_MAX {
+                break;
+            }
+            let Some(piece) = self.pieces.pop_front() else { break };
+            // A successor in this write repeats the unfinished block: leave it to that one.
+            let next = self.pieces.front().filter(|next| {
+                next.segment == segment && bytes + piece.block.len() + next.block.len() <= WRITE_BYTES_MAX
+            });
+            let until = next.map_or(piece.block.len(), |next| (next.base - piece.base) as usize);
+            if until > 0 {
+                blocks.push(piece.block.slice(0..until));
+            }
+            bytes += until;
+            mark = piece.mark;
+            blocks_end = piece.base + piece.block.len() as u32;
+        }
+        let id = WriteId(self.next_id);
+        self.next_id += 1;
+        self.in_flight.push_back(InFlight { id, segment, blocks_end, mark, done: false });
+        Write { id, segment, position, blocks }
+    }
+
+    /// Notes that write `id` has completed, moves the written end over the contiguous prefix, and answers where that
+    /// write ended.
+    pub fn completed(&mut self, id: WriteId) -> Mark {
+        let write = self.in_flight.iter_mut().find(|write| write.id == id).expect("a write completes once");
+        write.done = true;
+        let mark = write.mark;
+        while let Some(write) = self.in_flight.front().filter(|write| write.done) {
+            assert!(write.mark.offset >= self.written.offset, "the written end never goes back");
+            self.written = write.mark;
+            self.in_flight.pop_front();
+        }
+        mark
+    }
+
+    fn next_buffer(&mut self) -> BufferId {
+        self.tail_id.0 += 1;
+        self.tail_id
+    }
+
+    /// A new tail block at `base` that begins with `unfinished`.
+    fn new_tail(&mut self, base: u32, unfinished: &[u8], bytes: usize) {
+        self.tail = self.pool.take(bytes.max(BLOCK_BYTES));
+        self.tail.extend(unfinished);
+        self.tail_base = base;
+        self.next_buffer();
+        self.tail_fresh = false;
+    }
+
+    /// Makes a piece of the tail if it holds something that no piece holds. The tail is used up.
+    fn freeze_tail(&mut self, cache: &mut TailCache) -> Option<Block> {
+        if !self.tail_fresh {
+            return None;
+        }
+        let id = self.tail_id;
+        let empty = self.pool.take(BLOCK_BYTES);
+        let mut tail = std::mem::replace(&mut self.tail, empty);
+        tail.pad_to(align_up(tail.len()));
+        let block = tail.freeze();
+        cache.keep(id, block.clone());
+        let (segment, base) = (self.end.segment, self.tail_base);
+        self.pieces.push_back(Piece { segment, base, block: block.clone(), mark: self.end });
+        self.tail_fresh = false;
+        Some(block)
+    }
+
+    /// Freezes the tail and begins the next with a copy of the unfinished block.
+    fn freeze_tail_and_go_on(&mut self, cache: &mut TailCache) {
+        let used = self.tail.len();
+        // Grow and shrink with what one write takes.
+        self.tail_bytes = (used * 2).clamp(BLOCK_BYTES, TAIL_BLOCK_BYTES);
+        self.rotate_tail(cache);
+    }
+
+    /// Puts a fresh block in the place of the tail, with a copy of its unfinished block.
+    fn rotate_tail(&mut self, cache: &mut TailCache) {
+        let used = self.tail.len();
+        let whole = align_down(used);
+        let base = self.tail_base + whole as u32;
+        let unfinished: Block = match self.freeze_tail(cache) {
+            Some(block) => block.slice(whole..used),
+            None => {
+                let empty = self.pool.take(BLOCK_BYTES);
+                std::mem::replace(&mut self.tail, empty).freeze().slice(whole..used)
+            }
+        };
+        self.new_tail(base, &unfinished, self.tail_bytes);
+    }
+}

@@ -1,0 +1,167 @@
+//! Reads a segment file window by window and steps through its batches; knows no partition state and decides nothing.
+//!
+//! One read of up to 1 MiB at a time; slices of it are handed on, so that what is served is what was read.
+
+use super::scan::{BadFrame, Chain, Step, Window};
+use crate::block::{Block, align_down, align_up};
+use crate::disk::{DiskError, File};
+use crate::limits::{BATCH_ALIGN, READ_BYTES};
+use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
+use coulee_protocol::ids::Offset;
+
+/// A segment file being walked.
+#[derive(Debug)]
+pub struct Source<F> {
+    file: F,
+    data_end: u32,
+    window: Option<(u32, Block)>,
+    bytes_read: u64,
+    /// Serve from the mapping where the file is sealed and its pages are resident.
+    mapped: bool,
+}
+
+/// What a walk found at a position.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// The next batch: where it starts, its header, its bytes without padding.
+    Batch(u32, BatchHeader, Block),
+    /// Not the next batch.
+    Bad(BadFrame),
+}
+
+impl<F: File> Source<F> {
+    /// A walk over `file`, whose batches end at or before `data_end`.
+    pub const fn new(file: F, data_end: u32, mapped: bool) -> Self {
+        Self { file, data_end, window: None, bytes_read: 0, mapped }
+    }
+
+    /// Bytes read so far.
+    pub const fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// The window that holds `need` bytes from `position` on, or all up to the end of the data.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn window(&mut self, position: u32, need: usize) -> Result<Window<'_>, DiskError> {
+        if position >= self.data_end {
+            return Ok(Window { bytes: &[], base: position, data_end: self.data_end });
+        }
+        let end = (position as usize + need).min(self.data_end as usize);
+        let held =
+            self.window.as_ref().is_some_and(|(base, block)| position >= *base && end <= *base as usize + block.len());
+        if !held {
+            let base = align_down(position as usize);
+            let wanted = align_up(end - base).max(READ_BYTES).min(align_up(self.data_end as usize) - base);
+            let range = base as u64..(base + wanted) as u64;
+            let resident = self.mapped && self.file.resident(range.clone());
+            let block = match if resident { self.file.map(range) } else { None } {
+                Some(mapped) => mapped,
+                None => self.file.read_at(base as u64, wanted).await?,
+            };
+            self.bytes_read += wanted as u64;
+            self.window = Some((base as u32, block));
+        }
+        let (base, block) = self.window.as_ref().expect("a window was just read");
+        Ok(Window { bytes: block, base: *base, data_end: self.data_end })
+    }
+
+    /// What lies at `position`, where the batch before ended with its padding.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn step(&mut self, position: u32, chain: &Chain) -> Result<Found, DiskError> {
+        let mut need = HEADER_BYTES;
+        loop {
+            match self.window(position, need).await?.step(position, chain) {
+                Step::Batch { start, header } => {
+                    let (base, block) = self.window.as_ref().expect("the batch lies in it");
+                    let from = (start - base) as usize;
+                    return Ok(Found::Batch(start, header, block.slice(from..from + header.batch_len())));
+                }
+                Step::Bad(bad) => return Ok(Found::Bad(bad)),
+                Step::Need { need: more } => {
+                    // Beyond the end of the data nothing more comes: the batch does not end in this segment.
+                    if more <= need || position as usize + need >= self.data_end as usize {
+                        return Ok(Found::Bad(BadFrame::BeyondEnd));
+                    }
+                    need = more;
+                }
+            }
+        }
+    }
+
+    /// The first whole batch behind a bad frame at `position`: of the same partition, with an offset above the
+    /// expected one and below `limit`, and of an epoch that the chain may go on with.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn resync(
+        &mut self,
+        position: u32,
+        chain: &Chain,
+        limit: Offset,
+    ) -> Result<Option<(u32, BatchHeader)>, DiskError> {
+        let mut from = position + BATCH_ALIGN as u32;
+        while from + (HEADER_BYTES as u32) <= self.data_end {
+            let window = self.window(from, READ_BYTES).await?;
+            let window_end = window.base + window.bytes.len() as u32;
+            let plausible = |(_, header): &(u32, BatchHeader)| {
+                let leader = &header.leader;
+                leader.base_offset > chain.next_offset
+                    && leader.base_offset < limit
+                    && leader.leader_epoch >= chain.epoch
+            };
+            let candidates: Vec<(u32, BatchHeader)> =
+                window.headers_from(from, chain.partition_uid).filter(plausible).collect();
+            for (start, header) in candidates {
+                let own = Chain {
+                    next_offset: header.leader.base_offset,
+                    next_index: header.leader.batch_index,
+                    prev_header_crc: None,
+                    ..*chain
+                };
+                if let Found::Batch(found, header, _) = self.step(start, &own).await?
+                    && found == start
+                {
+                    return Ok(Some((start, header)));
+                }
+            }
+            // A header may straddle the end of the window: go on 128 bytes before it.
+            from = (window_end - HEADER_BYTES as u32).max(from + BATCH_ALIGN as u32);
+        }
+        Ok(None)
+    }
+
+    /// The greatest durable end that valid headers in the `bytes` behind `position` speak of, or 0, and whether one of
+    /// them could be taken for a batch to come: then it has to go before anything is appended.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn look_ahead(
+        &mut self,
+        position: u32,
+        bytes: usize,
+        chain: &Chain,
+    ) -> Result<(Offset, bool), DiskError> {
+        let end = (position as usize + bytes).min(self.data_end as usize) as u32;
+        let (mut hint, mut stale, mut from) = (Offset(0), false, position);
+        while from < end {
+            let window = self.window(from, READ_BYTES).await?;
+            let window_end = window.base + window.bytes.len() as u32;
+            // Most of what lies here is zero: that is told at memory speed.
+            if window.bytes[(from - window.base) as usize..].iter().any(|byte| *byte != 0) {
+                for (_, header) in window.headers_from(from, chain.partition_uid) {
+                    hint = hint.max(header.leader.durable_end_hint);
+                    stale |= header.leader.batch_index >= chain.next_index;
+                }
+            }
+            if window_end >= end {
+                break;
+            }
+            from = (window_end - HEADER_BYTES as u32).max(from + BATCH_ALIGN as u32);
+        }
+        Ok((hint, stale))
+    }
+}

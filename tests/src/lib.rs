@@ -1,0 +1,3 @@
+//! Holds what the proofs in `tests/tests` share: the tidy rules, disks, brokers; refuses product code.
+
+pub mod tidy;
