@@ -1,2 +1,2 @@
-//! Async Rust client of Coulee: producer, consumer, admin over the native protocol; knows nothing of the broker's insides.
+//! Async Rust client of Coulee: producer, consumer, admin over the native protocol; knows no broker crate.
 #![forbid(unsafe_code)]

@@ -5,11 +5,12 @@
 
 use crate::block::{BlockPool, align_up};
 use crate::disk::{Copy2, Dir, Disk, DiskError, File, FileName, WriteMode};
-use crate::limits::{BLOCK_BYTES, CHECKPOINT_INDEX_ENTRIES_MAX, SEGMENT_EPOCHS_MAX, SHARD_PARTITIONS_MAX};
+use crate::limits::{BLOCK_BYTES, CHECKPOINT_INDEX_ENTRIES_MAX, SEGMENT_EPOCHS_MAX};
 use crate::log::appender::Mark;
 use crate::log::index::{ENTRY_BYTES, IndexEntry};
 use crate::log::segment::{EpochStart, take, u32_at, u64_at};
 use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset, PartitionUid, Timestamp};
+use std::collections::BTreeMap;
 
 /// `CLCK`.
 const MAGIC: [u8; 4] = *b"CLCK";
@@ -145,7 +146,7 @@ impl Checkpoint {
             && u16::from_le_bytes(take(header, 4)) == VERSION
             && hasher.finalize() == u32_at(header, HEADER_BYTES - 4);
         let count = u32_at(header, 16) as usize;
-        if !sound || count > SHARD_PARTITIONS_MAX {
+        if !sound || count > used.len() / PARTITION_BYTES {
             return None;
         }
         let (mut partitions, mut at) = (Vec::new(), HEADER_BYTES);
@@ -179,14 +180,32 @@ async fn read_copy<D: Disk>(disk: &D, name: FileName) -> Result<Option<Checkpoin
     Ok(file.read_at(0, len).await.ok().and_then(|bytes| Checkpoint::decode(&bytes)))
 }
 
-/// The newer of the readable copies of `shard`, or an empty one.
+/// The newer of the readable copies of `shard`; with what the checkpoints of other shards say of partitions, too, as
+/// the directory may have been used by another number of them. Of several entries for one partition the one with the
+/// greatest epoch counts: each opening raises it, and stores it before anything is appended.
 ///
 /// # Errors
 /// The disk's, when a file that exists cannot be opened.
 pub async fn load<D: Disk>(disk: &D, shard: u16) -> Result<Checkpoint, DiskError> {
-    let a = read_copy(disk, FileName::Checkpoint(shard, Copy2::A)).await?;
-    let b = read_copy(disk, FileName::Checkpoint(shard, Copy2::B)).await?;
-    Ok([a, b].into_iter().flatten().max_by_key(|checkpoint| checkpoint.sequence).unwrap_or_default())
+    let mut newest: BTreeMap<u16, Checkpoint> = BTreeMap::new();
+    for name in disk.list(Dir::Checkpoints).await? {
+        let FileName::Checkpoint(of, _) = name else { continue };
+        let Some(copy) = read_copy(disk, name).await? else { continue };
+        let kept = newest.entry(of).or_default();
+        if copy.sequence >= kept.sequence {
+            *kept = copy;
+        }
+    }
+    let sequence = newest.get(&shard).map_or(0, |own| own.sequence);
+    let mut partitions: BTreeMap<PartitionUid, PartitionCheckpoint> = BTreeMap::new();
+    for entry in newest.into_values().flat_map(|checkpoint| checkpoint.partitions) {
+        let age = |entry: &PartitionCheckpoint| (entry.epoch, entry.durable_end, !entry.clean);
+        let known = partitions.entry(entry.partition_uid).or_insert_with(|| entry.clone());
+        if age(&entry) > age(known) {
+            *known = entry;
+        }
+    }
+    Ok(Checkpoint { sequence, partitions: partitions.into_values().collect() })
 }
 
 /// Writes `checkpoint` into the copy that its sequence names and waits until it is durable.
@@ -217,6 +236,8 @@ pub async fn store<D: Disk>(disk: D, pool: BlockPool, shard: u16, checkpoint: Ch
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::memory::MemoryDisk;
+    use crate::executor::{Random, block_on};
 
     fn checkpoint() -> Checkpoint {
         let partition = |uid: u64| PartitionCheckpoint {
@@ -262,5 +283,25 @@ mod tests {
         }
         assert_eq!(checkpoint().partition(PartitionUid(9)).map(|partition| partition.clean), Some(false));
         assert_eq!(checkpoint().partition(PartitionUid(3)), None);
+    }
+
+    #[test]
+    fn a_partition_that_moved_to_another_shard_is_known_by_its_newest_epoch() {
+        let (disk, mut random) = (MemoryDisk::new(), Random::new(1));
+        let stored = |random: &mut Random, shard, sequence, epoch, clean| {
+            let mut partition = checkpoint().partitions.remove(0);
+            partition.epoch = LeaderEpoch(epoch);
+            partition.clean = clean;
+            let checkpoint = Checkpoint { sequence, partitions: vec![partition] };
+            block_on(&disk, random, store(disk.clone(), BlockPool::new(0), shard, checkpoint)).unwrap();
+        };
+        block_on(&disk, &mut random, disk.create_dir(Dir::Checkpoints)).unwrap();
+        stored(&mut random, 1, 8, 3, true);
+        stored(&mut random, 0, 2, 4, false);
+        for (shard, sequence) in [(0, 2), (1, 8), (2, 0)] {
+            let loaded = block_on(&disk, &mut random, load(&disk, shard)).unwrap();
+            let entry = loaded.partition(PartitionUid(2)).unwrap();
+            assert_eq!((loaded.sequence, entry.epoch, entry.clean), (sequence, LeaderEpoch(4), false));
+        }
     }
 }

@@ -115,9 +115,7 @@ impl TopicConfig {
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
-        let Some(key) = KEYS.into_iter().find(|known| *known == key) else {
-            return Err(ConfigError::UnknownKey { key: key.into(), similar: similar(key) });
-        };
+        let key = known_key(key)?;
         let refuse = |expected| ConfigError::Value { key, value: value.into(), expected };
         let bytes = |least: u64, most: u64, expected| {
             value.parse::<u64>().ok().filter(|bytes| (least..=most).contains(bytes)).ok_or_else(|| refuse(expected))
@@ -181,6 +179,15 @@ impl TopicConfig {
             (KEYS[5], encoding.into()),
         ]
     }
+}
+
+/// The key as this version knows it.
+///
+/// # Errors
+/// [`ConfigError::UnknownKey`].
+pub fn known_key(key: &str) -> Result<&'static str, ConfigError> {
+    let known = KEYS.into_iter().find(|known| *known == key);
+    known.ok_or_else(|| ConfigError::UnknownKey { key: key.into(), similar: similar(key) })
 }
 
 /// The known key that shares the longest beginning with `key`, if that is at least four letters.

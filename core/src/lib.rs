@@ -5,12 +5,16 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+pub mod catalog;
 pub mod checkpoint;
 pub mod config;
+pub mod controller;
 pub mod disk;
 pub mod executor;
 pub mod limits;
 pub mod log;
+pub mod meta;
 pub mod partition;
+pub mod placement;
 pub mod pool;
 pub mod shard;

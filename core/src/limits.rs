@@ -45,6 +45,8 @@ pub const ZERO_BYTES: usize = 256 << 10;
 pub const READS_IN_FLIGHT_MAX: usize = 256;
 /// Partitions on a shard.
 pub const SHARD_PARTITIONS_MAX: usize = 10_000;
+/// Changes of the catalog that wait for the one before.
+pub const CATALOG_CHANGES_WAITING_MAX: usize = 1_024;
 /// Fetches parked on a shard.
 pub const PARKED_FETCHES_MAX: usize = 65_536;
 /// Sealed segment files that a shard keeps open.

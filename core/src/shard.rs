@@ -19,6 +19,7 @@ use crate::log::segment::{Owner, SegmentSize};
 use crate::log::{Incoming, Log, NewSegment, RetiredFile};
 use crate::partition::{Acks, Partition, ProduceError};
 use crate::pool::{self, ReadyFile, SegmentPool};
+use coulee_protocol::error::ErrorCode;
 use coulee_protocol::ids::{LeaderEpoch, Offset, PartitionUid, Timestamp};
 use fetches::{FetchSpec, FetchedPart, Fetches};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -54,6 +55,10 @@ pub enum Command {
     Alter(PartitionUid, TopicConfig),
     /// Close a partition and remove its files.
     Delete(PartitionUid),
+    /// Every partition has been opened by its shard, but for these: forget what old checkpoints say of others.
+    Settle(BTreeSet<PartitionUid>),
+    /// Say how a partition stands.
+    Describe(RequestId, PartitionUid),
     /// Append a batch.
     Produce {
         /// Whom to answer.
@@ -71,6 +76,30 @@ pub enum Command {
     ListOffsets(RequestId, PartitionUid, OffsetQuery),
     /// Take no more produces, make everything durable, write a clean checkpoint.
     Stop,
+}
+
+/// What the controller tells the shard that owns a partition; it can go to another thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// [`Command::Open`].
+    Open(Owner, TopicConfig),
+    /// [`Command::Alter`].
+    Alter(PartitionUid, TopicConfig),
+    /// [`Command::Delete`].
+    Delete(PartitionUid),
+    /// [`Command::Settle`].
+    Settle(BTreeSet<PartitionUid>),
+}
+
+impl From<Order> for Command {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Open(owner, config) => Self::Open(owner, config),
+            Order::Alter(uid, config) => Self::Alter(uid, config),
+            Order::Delete(uid) => Self::Delete(uid),
+            Order::Settle(unopened) => Self::Settle(unopened),
+        }
+    }
 }
 
 /// Which offset is asked for.
@@ -97,9 +126,28 @@ pub struct Produced {
     pub epoch: LeaderEpoch,
 }
 
+/// How a partition stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Its leader epoch.
+    pub epoch: LeaderEpoch,
+    /// First readable offset.
+    pub log_start: Offset,
+    /// Below it records are visible.
+    pub high_watermark: Offset,
+    /// Next offset.
+    pub log_end: Offset,
+    /// Bytes of its segment files.
+    pub bytes: u64,
+    /// Its segments.
+    pub segments: u32,
+}
+
 /// What an opened partition was found to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
+    /// Its leader epoch from now on.
+    pub epoch: LeaderEpoch,
     /// First readable offset.
     pub log_start: Offset,
     /// Next offset.
@@ -118,7 +166,7 @@ pub enum Listed {
     /// No record is that young.
     Nowhere,
     /// The partition is not here, or not yet.
-    Unknown,
+    Absent(ErrorCode),
     /// It could not be read.
     Failed(ReadError),
 }
@@ -130,6 +178,10 @@ pub enum Effect {
     Opened(PartitionUid, Result<Opened, RecoveryError>),
     /// A partition's files are gone.
     Deleted(PartitionUid, Result<(), DiskError>),
+    /// A failed write or sync has stopped a partition until the next start.
+    Offline(PartitionUid),
+    /// How a partition stands, or why that cannot be said.
+    Described(RequestId, Result<Described, ErrorCode>),
     /// The answer to a produce.
     Produced(RequestId, Result<Produced, ProduceError>),
     /// The answer to a fetch.
@@ -212,6 +264,24 @@ struct Checkpoints {
     opening: VecDeque<(u64, PartitionUid, Opened)>,
 }
 
+/// Why a partition is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absence {
+    Opening,
+    Unopenable,
+    Unknown,
+}
+
+impl Absence {
+    const fn code(self) -> ErrorCode {
+        match self {
+            Self::Opening => ErrorCode::Recovering,
+            Self::Unopenable => ErrorCode::PartitionOffline,
+            Self::Unknown => ErrorCode::UnknownTopicOrPartition,
+        }
+    }
+}
+
 /// How far stopping has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopping {
@@ -231,6 +301,8 @@ pub struct Shard<D: Disk> {
     partitions: BTreeMap<PartitionUid, Partition<D>>,
     /// Being opened.
     opening: BTreeSet<PartitionUid>,
+    /// Could not be opened.
+    unopenable: BTreeSet<PartitionUid>,
     io: FuturesUnordered<InFlight<D>>,
     background: FuturesUnordered<InFlight<D>>,
     /// May have something to write, to name or to seal.
@@ -283,6 +355,7 @@ impl<D: Disk> Shard<D> {
             pool,
             partitions: BTreeMap::new(),
             opening: BTreeSet::new(),
+            unopenable: BTreeSet::new(),
             io: FuturesUnordered::new(),
             background: FuturesUnordered::new(),
             dirty: BTreeSet::new(),
@@ -333,6 +406,14 @@ impl<D: Disk> Shard<D> {
                 }
             }
             Command::Delete(uid) => self.delete(uid),
+            Command::Settle(unopened) => {
+                self.checkpoints.unopened.retain(|uid, _| unopened.contains(uid));
+                self.checkpoints.due = true;
+            }
+            Command::Describe(request, uid) => {
+                let described = self.describe(uid);
+                self.effects.push_back(Effect::Described(request, described));
+            }
             Command::Produce { request, partition, acks, batch } => {
                 if let Err(error) = self.produce(request, partition, acks, batch)
                     && acks == Acks::Acknowledged
@@ -365,6 +446,7 @@ impl<D: Disk> Shard<D> {
 
     fn delete(&mut self, uid: PartitionUid) {
         self.checkpoints.unopened.remove(&uid);
+        self.unopenable.remove(&uid);
         self.checkpoints.due = true;
         let files = match self.partitions.remove(&uid) {
             Some(mut partition) => {
@@ -395,9 +477,13 @@ impl<D: Disk> Shard<D> {
         if self.stopping != Stopping::No {
             return Err(ProduceError::ShuttingDown);
         }
-        let opening = self.opening.contains(&uid);
+        let absent = self.absence(uid);
         let Some(partition) = self.partitions.get_mut(&uid) else {
-            return Err(if opening { ProduceError::Recovering } else { ProduceError::Unknown });
+            return Err(match absent {
+                Absence::Opening => ProduceError::Recovering,
+                Absence::Unopenable => ProduceError::Offline,
+                Absence::Unknown => ProduceError::Unknown,
+            });
         };
         let (bytes, before) = (batch.bytes().len() as u64, partition.log.log_end());
         partition.produce(request, acks, batch, self.now)?;
@@ -412,9 +498,33 @@ impl<D: Disk> Shard<D> {
         Ok(())
     }
 
+    /// Why a partition is not here.
+    fn absence(&self, uid: PartitionUid) -> Absence {
+        if self.opening.contains(&uid) {
+            Absence::Opening
+        } else if self.unopenable.contains(&uid) {
+            Absence::Unopenable
+        } else {
+            Absence::Unknown
+        }
+    }
+
+    fn describe(&self, uid: PartitionUid) -> Result<Described, ErrorCode> {
+        let Some(partition) = self.partitions.get(&uid) else { return Err(self.absence(uid).code()) };
+        Ok(Described {
+            epoch: partition.log.epoch(),
+            log_start: partition.log.log_start(),
+            high_watermark: partition.high_watermark(),
+            log_end: partition.log.log_end(),
+            bytes: partition.log.size_bytes(),
+            segments: partition.log.segment_count() as u32,
+        })
+    }
+
     fn list_offsets(&mut self, request: RequestId, uid: PartitionUid, query: OffsetQuery) {
         let Some(partition) = self.partitions.get(&uid) else {
-            self.effects.push_back(Effect::Listed(request, Listed::Unknown));
+            let absent = self.absence(uid).code();
+            self.effects.push_back(Effect::Listed(request, Listed::Absent(absent)));
             return;
         };
         let end = partition.high_watermark();
@@ -503,12 +613,18 @@ impl<D: Disk> Shard<D> {
         let (log, report) = match opened {
             Ok(opened) => *opened,
             Err(error) => {
+                self.unopenable.insert(uid);
                 self.effects.push_back(Effect::Opened(uid, Err(error)));
                 return;
             }
         };
-        let opened =
-            Opened { log_start: log.log_start(), log_end: log.log_end(), damage: log.damage().to_vec(), report };
+        let opened = Opened {
+            epoch: log.epoch(),
+            log_start: log.log_start(),
+            log_end: log.log_end(),
+            damage: log.damage().to_vec(),
+            report,
+        };
         self.checkpoints.unopened.remove(&uid);
         self.partitions.insert(uid, Partition::new(log, config));
         // Both copies must know the new epoch, and neither may still call the log clean.

@@ -129,7 +129,11 @@ impl<D: Disk> Shard<D> {
     /// Stops a partition after a failed write or sync.
     pub(super) fn fail(&mut self, uid: PartitionUid) {
         let Some(partition) = self.partitions.get_mut(&uid) else { return };
+        if partition.is_offline() {
+            return;
+        }
         self.counters.offline_partitions += 1;
+        self.effects.push_back(Effect::Offline(uid));
         for request in partition.fail() {
             self.effects.push_back(Effect::Produced(request, Err(ProduceError::Offline)));
         }

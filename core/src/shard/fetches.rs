@@ -42,10 +42,8 @@ pub struct FetchSpec {
 /// Why a part of a fetch brings nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchError {
-    /// The shard does not have this partition.
-    Unknown,
-    /// It is being opened.
-    Recovering,
+    /// The shard does not have this partition, or not yet, or could not open it.
+    Absent(ErrorCode),
     /// The offset is below the log start or above the log end.
     OffsetOutOfRange,
     /// Too many fetches wait on this shard.
@@ -59,8 +57,7 @@ impl FetchError {
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Unknown => ErrorCode::UnknownTopicOrPartition,
-            Self::Recovering => ErrorCode::Recovering,
+            Self::Absent(code) => *code,
             Self::OffsetOutOfRange => ErrorCode::OffsetOutOfRange,
             Self::Overloaded => ErrorCode::Overloaded,
             Self::Read(ReadError::Damaged { .. }) => ErrorCode::RangeDamaged,
@@ -234,8 +231,7 @@ impl<D: Disk> Shard<D> {
     fn read_part(&mut self, part: &FetchPart, left: usize, full: bool) -> Option<FetchedPart> {
         let uid = part.partition;
         let Some(partition) = self.partitions.get(&uid) else {
-            let opening = self.opening.contains(&uid);
-            return Some(self.nothing(uid, if opening { FetchError::Recovering } else { FetchError::Unknown }));
+            return Some(self.nothing(uid, FetchError::Absent(self.absence(uid).code())));
         };
         let (start, visible) = (partition.log.log_start(), partition.high_watermark());
         if part.offset < start || part.offset > partition.log.log_end() {
@@ -276,7 +272,7 @@ impl<D: Disk> Shard<D> {
                 self.counters.read_bytes += batches.bytes_read;
                 let (base, file) = batches.file;
                 self.keep_file(part.partition, base, file);
-                let nothing = self.nothing(part.partition, FetchError::Unknown);
+                let nothing = self.nothing(part.partition, FetchError::Absent(ErrorCode::UnknownTopicOrPartition));
                 FetchedPart { batches: Ok(batches.slices), ..nothing }
             }
             Err(error) => {

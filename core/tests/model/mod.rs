@@ -1,6 +1,7 @@
 //! A model of what producers know, and the checks against what a shard serves; knows nothing of files and formats.
 //!
 //! Each record's value names its batch and its place in it, so that loss, doubling, change and reordering show.
+#![allow(dead_code, reason = "each test file uses its part of the model")]
 
 use coulee_core::block::Block;
 use coulee_core::config::TopicConfig;
