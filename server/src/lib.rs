@@ -1,0 +1,2 @@
+//! The broker: wires listeners to shards and shards to each other; decides nothing about data.
+#![forbid(unsafe_code)]
