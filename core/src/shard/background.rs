@@ -115,7 +115,8 @@ impl<D: Disk> Shard<D> {
     pub(super) fn checkpointed(&mut self, sequence: u64, result: &Result<(), DiskError>) {
         self.checkpoints.storing = false;
         if result.is_err() {
-            // The other copy stands. The next one goes to the same copy again, or a start scans further.
+            // The other copy stands: the next one takes the same sequence and so goes to the same copy again.
+            self.checkpoints.sequence -= 1;
             self.checkpoints.due = true;
             return;
         }
