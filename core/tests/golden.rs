@@ -6,12 +6,13 @@
 use coulee_core::block::BlockPool;
 use coulee_core::checkpoint::Checkpoint;
 use coulee_core::config::TopicConfig;
-use coulee_core::disk::FileName;
 use coulee_core::disk::memory::MemoryDisk;
+use coulee_core::disk::{Copy2, FileName};
 use coulee_core::executor::Runner;
 use coulee_core::limits::BLOCK_BYTES;
 use coulee_core::log::Incoming;
 use coulee_core::log::index::IndexEntry;
+use coulee_core::log::recovery::RecoveryError;
 use coulee_core::log::scan::{Chain, Step, Window};
 use coulee_core::log::segment::{EpochStart, Footer, HeaderPage, Owner, Trailer, padded_end};
 use coulee_core::partition::Acks;
@@ -19,7 +20,7 @@ use coulee_core::shard::{Command, Effect, RequestId, ShardOptions};
 use coulee_protocol::batch::{BatchHeader, BatchType, Encoding, LOG_APPEND_TIME};
 use coulee_protocol::columns::builder::{BatchBuilder, NewRecord};
 use coulee_protocol::compression::Codec;
-use coulee_protocol::ids::{ClusterId, LeaderEpoch, PartitionUid, Timestamp, TopicId};
+use coulee_protocol::ids::{ClusterId, LeaderEpoch, Offset, PartitionUid, Timestamp, TopicId};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -121,7 +122,7 @@ fn config(on_arrival: bool) -> TopicConfig {
 }
 
 /// Appends each run's batches with a shard of its own, which is stopped before the next one starts.
-fn files() -> Vec<(FileName, Vec<u8>)> {
+fn written() -> MemoryDisk {
     let disk = MemoryDisk::new();
     for batches in runs() {
         let mut runner = Runner::start(disk.clone(), OPTIONS, 1).unwrap();
@@ -141,7 +142,13 @@ fn files() -> Vec<(FileName, Vec<u8>)> {
         runner.command(Command::Stop);
         assert!(runner.wait_for(|effect| matches!(effect, Effect::Stopped).then_some(())).is_some(), "the shard stops");
     }
-    disk.files().into_iter().filter(|(name, _)| !matches!(name, FileName::Pool(..) | FileName::Fresh(..))).collect()
+    disk
+}
+
+/// The files that hold data.
+fn files() -> Vec<(FileName, Vec<u8>)> {
+    let reserve = |name: &FileName| matches!(name, FileName::Pool(..) | FileName::Fresh(..));
+    written().files().into_iter().filter(|(name, _)| !reserve(name)).collect()
 }
 
 /// A line of golden.json: fields in order.
@@ -374,4 +381,27 @@ fn stored_bytes_are_those_of_the_golden_files() {
 #[test]
 fn the_golden_files_are_the_same_each_time_they_are_made() {
     assert!(files() == files(), "a shard over the same batches wrote other bytes");
+}
+
+#[test]
+fn a_segment_with_an_unknown_feature_is_refused_and_kept() {
+    let last = FileName::Segment(UID, Offset(32));
+    let mut newer = written().damaged(last, |mut file| {
+        file[8] |= 2;
+        let crc = crc32fast::hash(&file[..BLOCK_BYTES - 4]).to_le_bytes();
+        file[BLOCK_BYTES - 4..BLOCK_BYTES].copy_from_slice(&crc);
+        Some(file)
+    });
+    // Without a checkpoint nothing but its name speaks for what the segment holds.
+    for copy in [Copy2::A, Copy2::B] {
+        newer = newer.damaged(FileName::Checkpoint(0, copy), |_| None);
+    }
+    let mut runner = Runner::start(newer.clone(), OPTIONS, 1).unwrap();
+    runner.command(Command::Open(OWNER, config(false)));
+    let refused = runner.wait_for(|effect| match effect {
+        Effect::Opened(_, result) => Some(result.clone()),
+        _ => None,
+    });
+    assert_eq!(refused, Some(Err(RecoveryError::UnknownFeatures { segment: Offset(32), features: 3 })));
+    assert!(newer.files().iter().any(|(name, _)| *name == last), "the segment that could not be read is gone");
 }

@@ -38,6 +38,13 @@ pub enum RecoveryError {
         /// The least format version that a reader must know.
         min_reader: u16,
     },
+    /// A segment has a feature that this release does not know.
+    UnknownFeatures {
+        /// Base offset of the segment.
+        segment: Offset,
+        /// The bits of its header page.
+        features: u64,
+    },
     /// What was just written does not read back.
     ReadBack {
         /// Base offset of the segment.
@@ -53,6 +60,10 @@ impl std::fmt::Display for RecoveryError {
             Self::Disk(error) => error.fmt(formatter),
             Self::TooNew { segment, min_reader } => {
                 let page = PageError::TooNew { min_reader: *min_reader };
+                write!(formatter, "segment {segment}: {page}")
+            }
+            Self::UnknownFeatures { segment, features } => {
+                let page = PageError::UnknownFeatures { features: *features };
                 write!(formatter, "segment {segment}: {page}")
             }
             Self::ReadBack { segment, position } => {
@@ -151,8 +162,14 @@ impl<D: Disk> Recovery<'_, D> {
             } else {
                 HeaderPage::decode(&file.read_at(0, BLOCK_BYTES).await?)
             };
-            if let Err(PageError::TooNew { min_reader }) = page {
-                return Err(RecoveryError::TooNew { segment: base, min_reader });
+            match page {
+                Err(PageError::TooNew { min_reader }) => {
+                    return Err(RecoveryError::TooNew { segment: base, min_reader });
+                }
+                Err(PageError::UnknownFeatures { features }) => {
+                    return Err(RecoveryError::UnknownFeatures { segment: base, features });
+                }
+                _ => {}
             }
             let page = page.and_then(|page| {
                 let own = page.owner.partition_uid == uid && page.base_offset == base;
