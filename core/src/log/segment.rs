@@ -365,6 +365,10 @@ impl Footer {
         if version != FORMAT_VERSION || zeros.into_iter().any(|byte| *byte != 0) {
             return Err(PageError::Fields);
         }
+        let data_end = u32_at(page, 12);
+        if data_end > SegmentSize::ALL[3].data_end() {
+            return Err(PageError::Fields);
+        }
         let start = |slot: usize| {
             let at = FOOTER_EPOCHS_AT + slot * FOOTER_EPOCH_BYTES;
             let (index, offset) = (BatchIndex(u64_at(page, at + 4)), Offset(u64_at(page, at + 12)));
@@ -372,7 +376,7 @@ impl Footer {
         };
         Ok(Self {
             header_page_crc: u32_at(page, 8),
-            data_end: u32_at(page, 12),
+            data_end,
             batch_count: u64_at(page, 16),
             record_count: u64_at(page, 24),
             end_offset: Offset(u64_at(page, 32)),
@@ -486,6 +490,16 @@ mod tests {
         page[6] = 9;
         Page(&mut page).seal();
         assert_eq!(HeaderPage::decode(&page), Err(PageError::TooNew { min_reader: 9 }));
+    }
+
+    #[test]
+    fn a_footer_that_ends_behind_every_segment_is_refused() {
+        let mut page = [0; BLOCK_BYTES];
+        page[..4].copy_from_slice(&FOOTER_MAGIC);
+        page[4] = 1;
+        page[12..16].fill(0xff);
+        Page(&mut page).seal();
+        assert_eq!(Footer::decode(&page).map(|footer| footer.position()), Err(PageError::Fields));
     }
 
     #[test]
