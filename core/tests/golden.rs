@@ -125,7 +125,7 @@ fn config(on_arrival: bool) -> TopicConfig {
 fn written() -> MemoryDisk {
     let disk = MemoryDisk::new();
     for batches in runs() {
-        let mut runner = Runner::start(disk.clone(), OPTIONS, 1).unwrap();
+        let mut runner = Runner::start(disk.clone(), OPTIONS, 1).expect("a disk in memory");
         runner.command(Command::Open(OWNER, config(false)));
         let opened = runner.wait_for(|effect| matches!(effect, Effect::Opened(_, Ok(_))).then_some(()));
         assert!(opened.is_some(), "the partition opens");

@@ -129,6 +129,7 @@ def index_entries(data, at, count):
 
 def index_file(path, head, batches):         # "Index file"
     data = path.read_bytes()
+    if not any(data): return                 # made, but not written before a crash
     try:
         need(data[:8] == b"CLIX\1\0\0\0" and len(data) % BLOCK == 0, "no index file")
         uid, base, crc, count = struct.unpack_from("<QQII", data, 8)
