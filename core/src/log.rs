@@ -583,6 +583,12 @@ impl<D: Disk> Log<D> {
             .collect()
     }
 
+    /// The greatest timestamp of all records, as far as it is known.
+    #[must_use]
+    pub fn max_timestamp(&self) -> Option<Timestamp> {
+        self.segments.iter().filter_map(|segment| segment.index.max_timestamp()).max()
+    }
+
     /// Keeps the file of the sealed segment at `base` that a read has opened; whether it was not open before.
     pub fn keep_file(&mut self, base: Offset, file: D::File) -> bool {
         let segment = self.segments.iter_mut().find(|segment| segment.page.base_offset == base);

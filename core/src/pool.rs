@@ -45,6 +45,24 @@ impl<F: File> SegmentPool<F> {
         Self { shard, ready: found, making: [0; 4], asked: [0; 4], next_number, bytes_max, paused: false }
     }
 
+    /// Files that are ready.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Bytes of the files that are ready.
+    #[must_use]
+    pub fn ready_bytes(&self) -> u64 {
+        self.ready.iter().map(|ready| u64::from(ready.size.bytes())).sum()
+    }
+
     /// A ready file of `size`, if there is one.
     pub fn take(&mut self, size: SegmentSize) -> Option<NewSegment<F>> {
         self.asked[index(size)] += 1;

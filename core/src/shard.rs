@@ -72,6 +72,8 @@ pub enum Command {
     },
     /// Read batches of some partitions.
     Fetch(RequestId, FetchSpec),
+    /// Answer a fetch that waits with what there is.
+    Hurry(RequestId),
     /// Look an offset up.
     ListOffsets(RequestId, PartitionUid, OffsetQuery),
     /// Take no more produces, make everything durable, write a clean checkpoint.
@@ -109,8 +111,10 @@ pub enum OffsetQuery {
     Earliest,
     /// The high watermark.
     Latest,
-    /// The first batch with a record at or after this time.
+    /// The first record at or after this time.
     AtOrAfter(Timestamp),
+    /// The first record with the greatest time of all.
+    MaxTimestamp,
 }
 
 /// What a produce brings.
@@ -161,7 +165,7 @@ pub struct Opened {
 /// What a look-up of an offset answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// The offset; with the time of its batch where it was looked up by time.
+    /// The offset; with the time of its record where it was looked up by time.
     At(Offset, Option<Timestamp>),
     /// No record is that young.
     Nowhere,
@@ -217,6 +221,27 @@ pub struct Counters {
     pub offline_partitions: u64,
     /// Payload bytes copied in user space.
     pub copied_bytes: u64,
+}
+
+/// What a shard has now; plain numbers, read by Stats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Partitions that are open.
+    pub partitions: u64,
+    /// Of those, offline.
+    pub partitions_offline: u64,
+    /// Their segments.
+    pub segments: u64,
+    /// Bytes of their segment files.
+    pub log_bytes: u64,
+    /// Files in the pool.
+    pub pool_segments: u64,
+    /// Bytes of them.
+    pub pool_bytes: u64,
+    /// Produces that wait.
+    pub pending_acks: u64,
+    /// Fetches that wait.
+    pub waiting_fetches: u64,
 }
 
 /// How a shard is set up.
@@ -384,6 +409,25 @@ impl<D: Disk> Shard<D> {
         Counters { copied_bytes, ..self.counters }
     }
 
+    /// What there is now.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        let mut gauges = Gauges {
+            pool_segments: self.segments.len() as u64,
+            pool_bytes: self.segments.ready_bytes(),
+            waiting_fetches: self.parked() as u64,
+            ..Gauges::default()
+        };
+        for partition in self.partitions.values() {
+            gauges.partitions += 1;
+            gauges.partitions_offline += u64::from(partition.is_offline());
+            gauges.segments += partition.log.segment_count() as u64;
+            gauges.log_bytes += partition.log.size_bytes();
+            gauges.pending_acks += partition.pending() as u64;
+        }
+        gauges
+    }
+
     /// A partition that is open.
     #[must_use]
     pub fn partition(&self, uid: PartitionUid) -> Option<&Partition<D>> {
@@ -422,6 +466,7 @@ impl<D: Disk> Shard<D> {
                 }
             }
             Command::Fetch(request, spec) => self.fetch(request, spec),
+            Command::Hurry(request) => self.hurry(request),
             Command::ListOffsets(request, uid, query) => self.list_offsets(request, uid, query),
             Command::Stop => {
                 if self.stopping == Stopping::No {
@@ -528,9 +573,14 @@ impl<D: Disk> Shard<D> {
             return;
         };
         let end = partition.high_watermark();
+        let query = match (query, partition.log.max_timestamp()) {
+            (OffsetQuery::MaxTimestamp, Some(timestamp)) => OffsetQuery::AtOrAfter(timestamp),
+            (query, _) => query,
+        };
         let listed = match query {
             OffsetQuery::Earliest => Listed::At(partition.log.log_start(), None),
             OffsetQuery::Latest => Listed::At(end, None),
+            OffsetQuery::MaxTimestamp => Listed::Nowhere,
             OffsetQuery::AtOrAfter(timestamp) => {
                 let jobs = partition.log.time_jobs(timestamp, end);
                 self.io.push(Box::pin(async move {
