@@ -15,7 +15,7 @@ use super::segment::{Footer, HeaderPage, Owner, PageError, SegmentSize, Trailer}
 use super::source::{Found, Source};
 use super::tail::TailCache;
 use super::{Damage, Log, Phase, Segment};
-use crate::block::{BlockPool, align_down};
+use crate::block::{BlockPool, align_down, is_zero};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Dir, Disk, DiskError, File, FileName, WriteMode};
 use crate::limits::{BLOCK_BYTES, READ_BYTES, UNSYNCED_BYTES_MAX};
@@ -388,13 +388,13 @@ impl<D: Disk> Recovery<'_, D> {
         }
         let before = file.read_at(u64::from(block_at), BLOCK_BYTES).await?;
         // A large batch may come next and leave this block as it is: the gap before it has to be zero.
-        if zero || before[used..].iter().any(|byte| *byte != 0) {
+        if zero || !is_zero(&before[used..]) {
             let reach = if zero { PROOF_BYTES } else { 0 };
             zero_behind(&file, &before, end.position, reach, segment.page.size).await?;
             self.report.tail_zeroed = true;
         }
         let after = file.read_at(u64::from(block_at), BLOCK_BYTES).await?;
-        if after[..used] != before[..used] || after[used..].iter().any(|byte| *byte != 0) {
+        if after[..used] != before[..used] || !is_zero(&after[used..]) {
             return Err(RecoveryError::ReadBack { segment: end.segment, position: block_at });
         }
         Ok(after[..used].to_vec())
