@@ -254,19 +254,22 @@ impl BatchBuilder {
         let plain = record.key.is_none() && record.headers.is_empty() && self.keys.offsets.is_empty();
         if plain
             && record.value.is_some()
+            && self.value_nulls.is_empty()
             && self.header_ends.is_empty()
             && self.timestamps.is_empty()
             && (record.timestamp == self.first_timestamp || self.is_empty())
         {
             return Ok(0);
         }
-        // Generous: each column that this record may bring into being is counted for every record so far.
-        let late = |present: bool, wanted: bool| if wanted && !present { (self.len() + 1) * 5 } else { 5 };
+        // Generous: each column that this record may bring into being is counted for every record so far, and for the
+        // zero that its ends begin with. Headers bring three such columns.
+        let late = |present: bool, wanted: bool| if wanted && !present { (self.len() + 2) * 5 } else { 5 };
         let key = record.key.map_or(0, <[u8]>::len) + late(!self.keys.offsets.is_empty(), record.key.is_some());
         let timestamp = late(!self.timestamps.is_empty(), record.timestamp != self.first_timestamp);
         let headers =
             record.headers.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len) + 13).sum::<usize>()
-                + late(!self.header_ends.is_empty(), !record.headers.is_empty());
+                + late(!self.header_ends.is_empty(), !record.headers.is_empty())
+                + if self.header_ends.is_empty() && !record.headers.is_empty() { 8 } else { 0 };
         Ok(key + timestamp + headers + 2 + self.len() / 8)
     }
 
@@ -530,6 +533,21 @@ mod tests {
         let headers = vec![(&b"k"[..], None); 1_001];
         let many = NewRecord { headers: &headers, ..record(&[]) };
         assert_eq!(builder.push(&many), Err(BuildError::TooManyHeaders));
+    }
+
+    #[test]
+    fn null_bits_and_columns_that_come_late_are_counted_before_they_are_there() {
+        let value = Some(&b"v"[..]);
+        let first = NewRecord { key: Some(b"k"), value, headers: &[(b"h", Some(b"x"))], ..NewRecord::default() };
+        let null = NewRecord::default();
+        for (first, others) in [(first, 0), (null, 4_000)] {
+            let mut builder = BatchBuilder::new(Codec::None, BATCH_BYTES_DEFAULT_MAX);
+            builder.push(&first).unwrap();
+            (0..others).for_each(|_| builder.push(&NewRecord { value, ..null }).unwrap());
+            let promised = builder.bytes();
+            let built = builder.finish().unwrap().len();
+            assert!(built <= promised, "a batch of {built} bytes was counted as {promised}");
+        }
     }
 
     #[test]
