@@ -15,16 +15,18 @@ const SECTOR_BYTES: usize = 512;
 /// A file of foreign bytes is filled up to this size: the least segment.
 const FOREIGN_BYTES: usize = 64 << 10;
 
-/// `image` after the faults that `input` names.
-pub(super) fn happen(image: &Files, older: &Files, mut input: Input<'_>) -> Files {
-    let mut files = image.clone();
+/// `image` after the faults that `input` names, and whether they brought batches to places that they were not written
+/// to, or gave a segment another name.
+pub(super) fn happen(image: &Files, older: &Files, mut input: Input<'_>) -> (Files, bool) {
+    let (mut files, mut moved) = (image.clone(), false);
     for _ in 0..FAULTS_MAX {
         if input.is_empty() || files.is_empty() {
             break;
         }
+        moved |= matches!(input.0[0] % 10, 3 | 7 | 8);
         one(&mut files, older, &mut input);
     }
-    files
+    (files, moved)
 }
 
 /// One fault: its kind, its file, its place.
