@@ -434,7 +434,8 @@ impl<D: Disk> Log<D> {
         let reach = match unnamed {
             Some(at) if self.synced.offset >= self.segments[at].page.base_offset => {
                 let before = at.checked_sub(1).and_then(|before| self.segments[before].end);
-                before.unwrap_or(self.durable)
+                // Where a start has found damage, the segment before ends in front of it and the log behind it.
+                before.filter(|before| before.offset >= self.durable.offset).unwrap_or(self.durable)
             }
             _ => self.synced,
         };

@@ -164,6 +164,22 @@ impl MemoryDisk {
         Self::with_mode(true)
     }
 
+    /// A disk like [`MemoryDisk::new`] that holds `files`.
+    #[must_use]
+    pub fn holding(files: impl IntoIterator<Item = (FileName, Vec<u8>)>) -> Self {
+        let disk = Self::new();
+        let mut state = disk.state.borrow_mut();
+        for (name, data) in files {
+            let converted = vec![true; data.len().div_ceil(BLOCK_BYTES)];
+            state.inodes.push(Inode { data, converted, ..Inode::default() });
+            let inode = state.inodes.len() - 1;
+            state.change(NameChange::AddDir(name.dir()));
+            state.change(NameChange::Add(name, inode));
+        }
+        drop(state);
+        disk
+    }
+
     fn with_mode(crashing: bool) -> Self {
         let state = State {
             inodes: Vec::new(),

@@ -19,8 +19,9 @@ use crate::block::{BlockPool, align_down, is_zero};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Dir, Disk, DiskError, File, FileName, WriteMode};
 use crate::limits::{BLOCK_BYTES, READ_BYTES, UNSYNCED_BYTES_MAX};
+use coulee_protocol::batch::OFFSET_END_MAX;
 use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset};
-use coulee_protocol::limits::BATCH_BYTES_MAX;
+use coulee_protocol::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use std::collections::VecDeque;
 
 /// How far behind a bad frame a batch may lie that proves the frame was durable.
@@ -156,6 +157,10 @@ impl<D: Disk> Recovery<'_, D> {
         let mut found = Vec::new();
         for name in names {
             let FileName::Segment(_, base) = name else { continue };
+            if base.0 >= OFFSET_END_MAX - u64::from(BATCH_RECORDS_MAX) {
+                // No batch has such an offset: the name is not ours, and proves nothing.
+                continue;
+            }
             let file = self.disk.open(name).await?;
             let page = if file.len() < 3 * BLOCK_BYTES as u64 {
                 Err(PageError::Truncated)

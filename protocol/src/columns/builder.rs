@@ -626,6 +626,21 @@ mod tests {
     }
 
     #[test]
+    fn null_bits_and_columns_that_come_late_are_counted_before_they_are_there() {
+        let value = Some(&b"v"[..]);
+        let first = NewRecord { key: Some(b"k"), value, headers: &[(b"h", Some(b"x"))], ..NewRecord::default() };
+        let null = NewRecord::default();
+        for (first, others) in [(first, 0), (null, 4_000)] {
+            let mut builder = BatchBuilder::new(Codec::None, BATCH_BYTES_DEFAULT_MAX);
+            builder.push(&first).unwrap();
+            (0..others).for_each(|_| builder.push(&NewRecord { value, ..null }).unwrap());
+            let promised = builder.bytes();
+            let built = builder.finish().unwrap().len();
+            assert!(built <= promised, "a batch of {built} bytes was counted as {promised}");
+        }
+    }
+
+    #[test]
     fn any_flipped_or_missing_byte_of_a_produced_batch_is_refused() {
         let mut random = Random(77);
         let mut builder = BatchBuilder::new(Codec::None, BATCH_BYTES_DEFAULT_MAX);
