@@ -20,8 +20,9 @@ doc: ## rustdoc, warnings are errors
 unit: ## all tests of all crates
 	$(CARGO) test --workspace --locked
 
-bench: ## criterion benches of codec, validation, CRC, append, recovery
+bench: ## criterion benches of codec, validation, CRC, append, recovery, and a table of their medians
 	$(CARGO) bench -p coulee-bench --locked
+	python3 bench/medians.py
 
 fuzz: ## a million executions of each fuzz target; installs cargo-fuzz when it is missing
 	@bash fuzz/run
