@@ -372,7 +372,7 @@ impl<D: Disk> Shard<D> {
                 for request in partition.fail() {
                     self.effects.push_back(Effect::Produced(request, Err(ProduceError::Unknown)));
                 }
-                self.kept_bytes -= partition.log.cached().0;
+                self.kept_bytes -= partition.counted_bytes();
                 partition.log.into_files()
             }
             None => Vec::new(),

@@ -9,7 +9,7 @@ use super::{Done, Effect, Produced, Shard};
 use crate::disk::{Disk, DiskError, File, WriteMode};
 use crate::log::appender::{Mark, WriteId};
 use crate::log::{NewSegment, SyncFile, SyncWork};
-use crate::partition::ProduceError;
+use crate::partition::{Partition, ProduceError};
 use crate::pool;
 use coulee_protocol::api::topics::Durability;
 use coulee_protocol::ids::{Offset, PartitionUid};
@@ -25,7 +25,6 @@ impl<D: Disk> Shard<D> {
             let Some(partition) = self.partitions.get_mut(&uid).filter(|partition| !partition.is_offline()) else {
                 continue;
             };
-            let before = partition.log.cached();
             let durable = quiet && partition.log.is_alone() && partition.config().durability == Durability::Fsync;
             let mode = if durable { WriteMode::Durable } else { WriteMode::Written };
             while let Some((write, file, lease)) = partition.log.next_write() {
@@ -41,9 +40,10 @@ impl<D: Disk> Shard<D> {
                     break;
                 }
             }
-            let after = partition.log.cached();
-            self.kept_bytes += after.0 - before.0;
-            self.kept.extend(std::iter::repeat_n(uid, after.1 - before.1));
+            // Buffers are kept when a write freezes them, and large batches when they are appended.
+            let (bytes, buffers) = partition.newly_kept();
+            self.kept_bytes += bytes;
+            self.kept.extend(std::iter::repeat_n(uid, buffers));
             worked |= self.name_and_seal(uid);
         }
         worked
@@ -168,13 +168,10 @@ impl<D: Disk> Shard<D> {
         match made {
             Ok(new) => {
                 self.counters.fresh_segments += u64::from(!new.prezeroed);
-                let before = (partition.log.cached(), partition.log.log_end());
+                let before = partition.log.log_end();
                 partition.log.start_segment(new, now.monotonic_ms);
                 partition.order_waiting(now);
-                self.counters.records += partition.log.log_end().0 - before.1.0;
-                let after = partition.log.cached();
-                self.kept_bytes += after.0 - before.0.0;
-                self.kept.extend(std::iter::repeat_n(uid, after.1 - before.0.1));
+                self.counters.records += partition.log.log_end().0 - before.0;
                 if partition.is_starved() {
                     self.starved.insert(uid);
                 }
@@ -236,7 +233,7 @@ impl<D: Disk> Shard<D> {
     pub(super) fn bound_kept_bytes(&mut self) {
         while self.kept_bytes > self.options.tail_bytes {
             let Some(uid) = self.kept.pop_front() else { break };
-            let evicted = self.partitions.get_mut(&uid).and_then(|partition| partition.log.evict());
+            let evicted = self.partitions.get_mut(&uid).and_then(Partition::evict);
             self.kept_bytes -= evicted.unwrap_or(0);
         }
     }
