@@ -434,7 +434,8 @@ impl<D: Disk> Log<D> {
         let reach = match unnamed {
             Some(at) if self.synced.offset >= self.segments[at].page.base_offset => {
                 let before = at.checked_sub(1).and_then(|before| self.segments[before].end);
-                before.unwrap_or(self.durable)
+                // Where a whole segment was lost, the one before it ends below what is durable.
+                before.filter(|end| end.offset >= self.durable.offset).unwrap_or(self.durable)
             }
             _ => self.synced,
         };
