@@ -562,7 +562,7 @@ impl<D: Disk> Log<D> {
                 next_offset,
                 next_index,
                 prev_header_crc,
-                epoch: LeaderEpoch(1),
+                epoch: page.leader_epoch,
             },
             end: segment_end,
             segment_end,
