@@ -259,10 +259,11 @@ impl<D: Disk> Partition<D> {
     }
 
     /// Stops the partition after a failed write or sync: nothing more is taken or acknowledged until a restart has
-    /// read the device. Who waited learns that the outcome is unknown.
+    /// read the device. Who waits for an answer learns that the outcome is unknown.
     pub fn fail(&mut self) -> Vec<RequestId> {
         self.offline = true;
-        let waiting = self.waiting.drain(..).map(|waiting| waiting.request);
+        let answered = |waiting: &Waiting| waiting.acks == Acks::Acknowledged;
+        let waiting = self.waiting.drain(..).filter(answered).map(|waiting| waiting.request);
         self.acks.abandon().map(|ack| ack.request).chain(waiting).collect()
     }
 
