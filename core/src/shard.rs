@@ -203,6 +203,10 @@ struct Checkpoints {
     /// The greatest sequence that is durable.
     stored: u64,
     storing: bool,
+    /// The last one could not be stored: the next is not urgent, whoever waits for it.
+    failed: bool,
+    /// A flush of the device has failed while it was being stored: it does not count.
+    spoiled: bool,
     /// Something has moved since the last one was begun.
     due: bool,
     last_ms: u64,

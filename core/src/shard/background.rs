@@ -89,7 +89,8 @@ impl<D: Disk> Shard<D> {
     /// Writes a checkpoint when one is due: at once where a partition waits to be opened or the shard stops.
     pub(super) fn store_checkpoint(&mut self) -> bool {
         let checkpoints = &self.checkpoints;
-        let urgent = !checkpoints.opening.is_empty() || matches!(self.stopping, Stopping::Clean(_));
+        let awaited = !checkpoints.opening.is_empty() || matches!(self.stopping, Stopping::Clean(_));
+        let urgent = awaited && !checkpoints.failed;
         let late = self.now.monotonic_ms >= checkpoints.last_ms + CHECKPOINT_INTERVAL_MS;
         if checkpoints.storing || !(urgent || (checkpoints.due && late)) || self.stopping == Stopping::Done {
             return false;
@@ -114,11 +115,15 @@ impl<D: Disk> Shard<D> {
 
     pub(super) fn checkpointed(&mut self, sequence: u64, result: &Result<(), DiskError>) {
         self.checkpoints.storing = false;
-        if result.is_err() {
-            // The other copy stands. The next one goes to the same copy again, or a start scans further.
+        if std::mem::take(&mut self.checkpoints.spoiled) || result.is_err() {
+            // The other copy stands, so the next one goes to the same copy again, under the same number: whoever
+            // waits for two numbers has to have both copies.
+            self.checkpoints.sequence -= 1;
+            self.checkpoints.failed = true;
             self.checkpoints.due = true;
             return;
         }
+        self.checkpoints.failed = false;
         self.checkpoints.stored = sequence;
         while let Some((_, uid, opened)) = self.checkpoints.opening.pop_front_if(|(needed, ..)| *needed <= sequence) {
             if let Some(partition) = self.partitions.get_mut(&uid) {
