@@ -398,6 +398,12 @@ impl<D: Disk> Log<D> {
         }
     }
 
+    /// Whether anything was written since the last sync, or is being written.
+    #[must_use]
+    pub fn has_unsynced(&self) -> bool {
+        self.appender.is_writing() || self.sync_work().is_some()
+    }
+
     /// What the next sync has to cover, if anything was written since the last.
     #[must_use]
     pub fn sync_work(&self) -> Option<SyncWork<D::File>> {

@@ -182,7 +182,7 @@ pub struct ShardOptions {
 enum Done<D: Disk> {
     Opened(PartitionUid, TopicConfig, Result<Box<(Log<D>, Report)>, RecoveryError>),
     Written(PartitionUid, WriteId, bool, Result<(), DiskError>),
-    Synced(Vec<(PartitionUid, Mark, Result<(), DiskError>)>),
+    Synced(Synced),
     SegmentMade(PartitionUid, Result<NewSegment<D::File>, DiskError>),
     Named(PartitionUid, Offset, Result<(), DiskError>),
     Sealed(PartitionUid, Offset, Result<(), DiskError>),
@@ -192,6 +192,14 @@ enum Done<D: Disk> {
     PoolMade(SegmentSize, Option<ReadyFile<D::File>>),
     Recycled(Option<ReadyFile<D::File>>),
     Removed(PartitionUid, Result<(), DiskError>),
+}
+
+/// What a sync has brought.
+struct Synced {
+    /// Each partition that it was for, what it was to cover, and whether it has.
+    marks: Vec<(PartitionUid, Mark, Result<(), DiskError>)>,
+    /// A flush of the device has failed.
+    flush_failed: bool,
 }
 
 type InFlight<D> = Pin<Box<dyn Future<Output = Done<D>>>>;
@@ -479,7 +487,7 @@ impl<D: Disk> Shard<D> {
         match done {
             Done::Opened(uid, config, opened) => self.opened(uid, config, opened),
             Done::Written(uid, id, durable, result) => self.written(uid, id, durable, result),
-            Done::Synced(marks) => self.synced(marks),
+            Done::Synced(synced) => self.synced(synced),
             Done::SegmentMade(uid, made) => self.segment_made(uid, made),
             Done::Named(uid, base, result) => self.named(uid, base, result),
             Done::Sealed(uid, base, result) => self.sealed(uid, base, &result),

@@ -5,9 +5,9 @@
 //! The next sync starts when the previous one ends and takes with it all that was written meanwhile; writing goes on
 //! while it is in flight. One write alone is made durable by itself.
 
-use super::{Done, Effect, Produced, Shard};
+use super::{Done, Effect, Produced, Shard, Synced};
 use crate::disk::{Disk, DiskError, File, WriteMode};
-use crate::log::appender::{Mark, WriteId};
+use crate::log::appender::WriteId;
 use crate::log::{NewSegment, SyncFile, SyncWork};
 use crate::partition::{Partition, ProduceError};
 use crate::pool;
@@ -87,7 +87,7 @@ impl<D: Disk> Shard<D> {
         true
     }
 
-    pub(super) fn synced(&mut self, marks: Vec<(PartitionUid, Mark, Result<(), DiskError>)>) {
+    pub(super) fn synced(&mut self, Synced { marks, flush_failed }: Synced) {
         self.syncing = false;
         for (uid, mark, result) in marks {
             let Some(partition) = self.partitions.get_mut(&uid) else { continue };
@@ -105,6 +105,15 @@ impl<D: Disk> Shard<D> {
             }
             self.dirty.insert(uid);
             self.advance(uid);
+        }
+        if flush_failed {
+            // What else was written meanwhile may have gone with it, and the next flush would not say so.
+            let at_risk = |partition: &Partition<D>| !partition.is_offline() && partition.log.has_unsynced();
+            let at_risk = self.partitions.iter().filter(|(_, partition)| at_risk(partition));
+            let at_risk: Vec<PartitionUid> = at_risk.map(|(uid, _)| *uid).collect();
+            at_risk.into_iter().for_each(|uid| self.fail(uid));
+            self.checkpoints.spoiled = self.checkpoints.storing;
+            self.checkpoints.due = true;
         }
     }
 
@@ -241,25 +250,26 @@ impl<D: Disk> Shard<D> {
 
 /// Syncs what every partition has written: one flush of the device where that is proved and all blocks had been
 /// written before, each file by itself elsewhere.
-async fn sync_all<D: Disk>(
-    disk: &D,
-    works: Vec<(PartitionUid, SyncWork<D::File>)>,
-) -> Vec<(PartitionUid, Mark, Result<(), DiskError>)> {
+async fn sync_all<D: Disk>(disk: &D, works: Vec<(PartitionUid, SyncWork<D::File>)>) -> Synced {
     let flushable = |file: &SyncFile<D::File>| file.prezeroed && disk.device_flush_proved();
     let flushed = works.iter().flat_map(|(_, work)| &work.files).filter(|file| flushable(file)).count();
-    let flush = if flushed > 1 { Some(disk.sync_device().await) } else { None };
+    let flush = flushed > 1;
+    if flush && let Err(error) = disk.sync_device().await {
+        // Files that need a sync of their own, too: what they had written may have gone with the flush.
+        let failed = works.into_iter().map(|(uid, work)| (uid, work.snapshot, Err(error)));
+        return Synced { marks: failed.collect(), flush_failed: true };
+    }
+    let mut results: Vec<Result<(), DiskError>> = vec![Ok(()); works.len()];
     let mut syncs = FuturesUnordered::new();
     for (at, (_, work)) in works.iter().enumerate() {
-        for file in work.files.iter().filter(|file| flush.is_none() || !flushable(file)) {
+        for file in work.files.iter().filter(|file| !flush || !flushable(file)) {
             let file = file.file.clone();
             syncs.push(async move { (at, file.sync().await) });
         }
     }
-    let covered = |work: &SyncWork<D::File>| work.files.iter().any(flushable);
-    let first = |work: &SyncWork<D::File>| flush.filter(|_| covered(work)).unwrap_or(Ok(()));
-    let mut results: Vec<Result<(), DiskError>> = works.iter().map(|(_, work)| first(work)).collect();
     while let Some((at, result)) = syncs.next().await {
         results[at] = results[at].and(result);
     }
-    works.into_iter().zip(results).map(|((uid, work), result)| (uid, work.snapshot, result)).collect()
+    let marks = works.into_iter().zip(results).map(|((uid, work), result)| (uid, work.snapshot, result));
+    Synced { marks: marks.collect(), flush_failed: false }
 }
