@@ -164,6 +164,8 @@ pub struct SealWork<F> {
     pub trailer: (u64, Block),
     /// The index file's name and bytes.
     pub index: (FileName, Vec<u8>),
+    /// Holds the segment's file and its directory while this is under way.
+    pub lease: Rc<()>,
 }
 
 /// Where a read finds its batches.
@@ -452,15 +454,16 @@ impl<D: Disk> Log<D> {
         self.durable = reach;
     }
 
-    /// A segment that may take its name now: everything before it is durable.
-    pub fn naming_due(&mut self) -> Option<(FileName, FileName)> {
+    /// A segment that may take its name now, and what holds its file: everything before it is durable.
+    pub fn naming_due(&mut self) -> Option<(FileName, FileName, Rc<()>)> {
         let (durable, uid) = (self.durable.offset, self.owner.partition_uid);
         let segment = self.segments.iter_mut().find(|segment| segment.pool_name.is_some())?;
         if segment.naming || segment.page.base_offset > durable {
             return None;
         }
         segment.naming = true;
-        segment.pool_name.map(|from| (from, FileName::Segment(uid, segment.page.base_offset)))
+        let lease = Rc::clone(&segment.lease);
+        segment.pool_name.map(|from| (from, FileName::Segment(uid, segment.page.base_offset), lease))
     }
 
     /// Notes that the segment at `base` has its name, durably.
@@ -508,7 +511,8 @@ impl<D: Disk> Log<D> {
             name: segment.pool_name.unwrap_or(FileName::Segment(uid, segment.page.base_offset)),
             file: segment.file,
             size: segment.page.size,
-            prezeroed: segment.page.prezeroed,
+            // Where bytes have changed by themselves, others may.
+            prezeroed: segment.page.prezeroed && !segment.damaged,
             lease: segment.lease,
         };
         self.segments.into_iter().map(retired).collect()
@@ -691,6 +695,7 @@ impl<D: Disk> Segment<D> {
             footer: (u64::from(footer.position()), page(&|out| footer.encode(out))),
             trailer: (u64::from(self.page.size.bytes()) - BLOCK_BYTES as u64, page(&|out| trailer.encode(out))),
             index: (FileName::Index(uid, base), self.index.encode(&of)),
+            lease: Rc::clone(&self.lease),
         }
     }
 }
@@ -719,6 +724,7 @@ impl<F: File> SealWork<F> {
         {
             return disk.remove(name).await;
         }
+        drop(self.lease);
         Ok(())
     }
 }

@@ -190,8 +190,9 @@ enum Done<D: Disk> {
     Found(RequestId, Result<Option<TimedOffset>, ReadError>),
     Checkpointed(u64, Result<(), DiskError>),
     PoolMade(SegmentSize, Option<ReadyFile<D::File>>),
-    Recycled(Option<ReadyFile<D::File>>),
-    Removed(PartitionUid, Result<(), DiskError>),
+    /// Bytes that the pool expected, and the files that have come.
+    Recycled(u64, Vec<ReadyFile<D::File>>),
+    Removed(PartitionUid, Result<(), DiskError>, u64, Vec<ReadyFile<D::File>>),
 }
 
 /// What a sync has brought.
@@ -200,6 +201,13 @@ struct Synced {
     marks: Vec<(PartitionUid, Mark, Result<(), DiskError>)>,
     /// A flush of the device has failed.
     flush_failed: bool,
+}
+
+/// A deleted partition, until nothing reads, writes, names, seals or opens its files.
+struct Removal<F> {
+    uid: PartitionUid,
+    files: Vec<RetiredFile<F>>,
+    opening: bool,
 }
 
 type InFlight<D> = Pin<Box<dyn Future<Output = Done<D>>>>;
@@ -260,6 +268,8 @@ pub struct Shard<D: Disk> {
     /// Sealed segments whose file is open, in the order they were opened.
     open_files: VecDeque<(PartitionUid, Offset)>,
     retired: VecDeque<RetiredFile<D::File>>,
+    /// Deleted partitions whose files are still in use.
+    removals: Vec<Removal<D::File>>,
     segments: SegmentPool<D::File>,
     checkpoints: Checkpoints,
     stopping: Stopping,
@@ -307,6 +317,7 @@ impl<D: Disk> Shard<D> {
             kept_bytes: 0,
             open_files: VecDeque::new(),
             retired: VecDeque::new(),
+            removals: Vec::new(),
             segments,
             checkpoints: Checkpoints { sequence, stored: sequence, unopened, ..Checkpoints::default() },
             stopping: Stopping::No,
@@ -394,7 +405,8 @@ impl<D: Disk> Shard<D> {
         }
         self.kept.retain(|owner| *owner != uid);
         self.open_files.retain(|(owner, _)| *owner != uid);
-        self.remove_files(uid, files);
+        let opening = self.opening.remove(&uid);
+        self.removals.push(Removal { uid, files, opening });
     }
 
     fn produce(
@@ -502,14 +514,21 @@ impl<D: Disk> Shard<D> {
             }
             Done::Checkpointed(sequence, result) => self.checkpointed(sequence, &result),
             Done::PoolMade(size, file) => self.segments.made(size, file),
-            Done::Recycled(file) => file.into_iter().for_each(|file| self.segments.give_back(file)),
-            Done::Removed(uid, result) => self.effects.push_back(Effect::Deleted(uid, result)),
+            Done::Recycled(expected, files) => self.segments.give_back(expected, files),
+            Done::Removed(uid, result, expected, files) => {
+                self.segments.give_back(expected, files);
+                self.effects.push_back(Effect::Deleted(uid, result));
+            }
         }
     }
 
     fn opened(&mut self, uid: PartitionUid, config: TopicConfig, opened: Result<Box<(Log<D>, Report)>, RecoveryError>) {
         if !self.opening.remove(&uid) {
             // Deleted while it was being opened.
+            if let Some(removal) = self.removals.iter_mut().find(|removal| removal.uid == uid) {
+                removal.opening = false;
+                removal.files = opened.map(|opened| opened.0.into_files()).unwrap_or_default();
+            }
             return;
         }
         let (log, report) = match opened {

@@ -8,12 +8,13 @@
 use super::{Done, Effect, Produced, Shard, Synced};
 use crate::disk::{Disk, DiskError, File, WriteMode};
 use crate::log::appender::WriteId;
-use crate::log::{NewSegment, SyncFile, SyncWork};
+use crate::log::{NewSegment, RetiredFile, SyncFile, SyncWork};
 use crate::partition::{Partition, ProduceError};
 use crate::pool;
 use coulee_protocol::api::topics::Durability;
 use coulee_protocol::ids::{Offset, PartitionUid};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::rc::Rc;
 
 impl<D: Disk> Shard<D> {
     /// Issues every write that may start.
@@ -172,7 +173,18 @@ impl<D: Disk> Shard<D> {
 
     pub(super) fn segment_made(&mut self, uid: PartitionUid, made: Result<NewSegment<D::File>, DiskError>) {
         let now = self.now;
-        let Some(partition) = self.partitions.get_mut(&uid) else { return };
+        let Some(partition) = self.partitions.get_mut(&uid) else {
+            // Deleted meanwhile.
+            let unused = |new: NewSegment<D::File>| RetiredFile {
+                name: new.pool_name,
+                file: Some(new.file),
+                size: new.size,
+                prezeroed: new.prezeroed,
+                lease: Rc::default(),
+            };
+            self.retired.extend(made.ok().map(unused));
+            return;
+        };
         partition.segment_came();
         match made {
             Ok(new) => {
@@ -202,7 +214,7 @@ impl<D: Disk> Shard<D> {
         let naming = partition.log.naming_due();
         let seal = partition.log.seal_due(visible);
         let worked = naming.is_some() || seal.is_some();
-        if let Some((from, to)) = naming {
+        if let Some((from, to, lease)) = naming {
             let disk = self.disk.clone();
             let crate::disk::FileName::Segment(_, base) = to else { unreachable!("segments are named as segments") };
             self.io.push(Box::pin(async move {
@@ -210,6 +222,7 @@ impl<D: Disk> Shard<D> {
                     Ok(()) => disk.sync_dir(to.dir()).await,
                     failed => failed,
                 };
+                drop(lease);
                 Done::Named(uid, base, result)
             }));
         }
