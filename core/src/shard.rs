@@ -259,7 +259,7 @@ pub struct ShardOptions {
 enum Done<D: Disk> {
     Opened(PartitionUid, TopicConfig, Result<Box<(Log<D>, Report)>, RecoveryError>),
     Written(PartitionUid, WriteId, bool, Result<(), DiskError>),
-    Synced(Vec<(PartitionUid, Mark, Result<(), DiskError>)>),
+    Synced(Synced),
     SegmentMade(PartitionUid, Result<NewSegment<D::File>, DiskError>),
     Named(PartitionUid, Offset, Result<(), DiskError>),
     Sealed(PartitionUid, Offset, Result<(), DiskError>),
@@ -267,8 +267,24 @@ enum Done<D: Disk> {
     Found(RequestId, Result<Option<TimedOffset>, ReadError>),
     Checkpointed(u64, Result<(), DiskError>),
     PoolMade(SegmentSize, Option<ReadyFile<D::File>>),
-    Recycled(Option<ReadyFile<D::File>>),
-    Removed(PartitionUid, Result<(), DiskError>),
+    /// Bytes that the pool expected, and the files that have come.
+    Recycled(u64, Vec<ReadyFile<D::File>>),
+    Removed(PartitionUid, Result<(), DiskError>, u64, Vec<ReadyFile<D::File>>),
+}
+
+/// What a sync has brought.
+struct Synced {
+    /// Each partition that it was for, what it was to cover, and whether it has.
+    marks: Vec<(PartitionUid, Mark, Result<(), DiskError>)>,
+    /// A flush of the device has failed.
+    flush_failed: bool,
+}
+
+/// A deleted partition, until nothing reads, writes, names, seals or opens its files.
+struct Removal<F> {
+    uid: PartitionUid,
+    files: Vec<RetiredFile<F>>,
+    opening: bool,
 }
 
 type InFlight<D> = Pin<Box<dyn Future<Output = Done<D>>>>;
@@ -280,6 +296,10 @@ struct Checkpoints {
     /// The greatest sequence that is durable.
     stored: u64,
     storing: bool,
+    /// The last one could not be stored: the next is not urgent, whoever waits for it.
+    failed: bool,
+    /// A flush of the device has failed while it was being stored: it does not count.
+    spoiled: bool,
     /// Something has moved since the last one was begun.
     due: bool,
     last_ms: u64,
@@ -345,6 +365,8 @@ pub struct Shard<D: Disk> {
     /// Sealed segments whose file is open, in the order they were opened.
     open_files: VecDeque<(PartitionUid, Offset)>,
     retired: VecDeque<RetiredFile<D::File>>,
+    /// Deleted partitions whose files are still in use.
+    removals: Vec<Removal<D::File>>,
     segments: SegmentPool<D::File>,
     checkpoints: Checkpoints,
     stopping: Stopping,
@@ -393,6 +415,7 @@ impl<D: Disk> Shard<D> {
             kept_bytes: 0,
             open_files: VecDeque::new(),
             retired: VecDeque::new(),
+            removals: Vec::new(),
             segments,
             checkpoints: Checkpoints { sequence, stored: sequence, unopened, ..Checkpoints::default() },
             stopping: Stopping::No,
@@ -499,7 +522,7 @@ impl<D: Disk> Shard<D> {
                 for request in partition.fail() {
                     self.effects.push_back(Effect::Produced(request, Err(ProduceError::Unknown)));
                 }
-                self.kept_bytes -= partition.log.cached().0;
+                self.kept_bytes -= partition.counted_bytes();
                 partition.log.into_files()
             }
             None => Vec::new(),
@@ -509,7 +532,8 @@ impl<D: Disk> Shard<D> {
         }
         self.kept.retain(|owner| *owner != uid);
         self.open_files.retain(|(owner, _)| *owner != uid);
-        self.remove_files(uid, files);
+        let opening = self.opening.remove(&uid);
+        self.removals.push(Removal { uid, files, opening });
     }
 
     fn produce(
@@ -635,7 +659,7 @@ impl<D: Disk> Shard<D> {
         match done {
             Done::Opened(uid, config, opened) => self.opened(uid, config, opened),
             Done::Written(uid, id, durable, result) => self.written(uid, id, durable, result),
-            Done::Synced(marks) => self.synced(marks),
+            Done::Synced(synced) => self.synced(synced),
             Done::SegmentMade(uid, made) => self.segment_made(uid, made),
             Done::Named(uid, base, result) => self.named(uid, base, result),
             Done::Sealed(uid, base, result) => self.sealed(uid, base, &result),
@@ -650,14 +674,21 @@ impl<D: Disk> Shard<D> {
             }
             Done::Checkpointed(sequence, result) => self.checkpointed(sequence, &result),
             Done::PoolMade(size, file) => self.segments.made(size, file),
-            Done::Recycled(file) => file.into_iter().for_each(|file| self.segments.give_back(file)),
-            Done::Removed(uid, result) => self.effects.push_back(Effect::Deleted(uid, result)),
+            Done::Recycled(expected, files) => self.segments.give_back(expected, files),
+            Done::Removed(uid, result, expected, files) => {
+                self.segments.give_back(expected, files);
+                self.effects.push_back(Effect::Deleted(uid, result));
+            }
         }
     }
 
     fn opened(&mut self, uid: PartitionUid, config: TopicConfig, opened: Result<Box<(Log<D>, Report)>, RecoveryError>) {
         if !self.opening.remove(&uid) {
             // Deleted while it was being opened.
+            if let Some(removal) = self.removals.iter_mut().find(|removal| removal.uid == uid) {
+                removal.opening = false;
+                removal.files = opened.map(|opened| opened.0.into_files()).unwrap_or_default();
+            }
             return;
         }
         let (log, report) = match opened {

@@ -356,7 +356,9 @@ impl<D: Disk> Recovery<'_, D> {
 
     fn chain(&self) -> Chain {
         let segment = self.segments.back();
-        let epoch = segment.and_then(Segment::last_epoch).unwrap_or(LeaderEpoch(1));
+        // A batch of an epoch before the segment's own was left in the file by an earlier life of it.
+        let begun = segment.map_or(LeaderEpoch(1), |segment| segment.page.leader_epoch);
+        let epoch = segment.and_then(Segment::last_epoch).map_or(begun, |last| last.max(begun));
         Chain {
             partition_uid: self.owner.partition_uid,
             next_offset: self.end.offset,
