@@ -1,6 +1,8 @@
 //! Damaged files: whatever byte is flipped, torn, missing or old, a start serves the same data or says what is lost;
 //! knows where batches lie, nothing of how they are read.
 
+#![allow(clippy::unwrap_used, reason = "what the tests share fails as they do")]
+
 mod model;
 
 use coulee_core::block::Block;

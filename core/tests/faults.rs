@@ -1,6 +1,8 @@
 //! Failing devices: what cannot be made durable is never acknowledged, nothing is tried twice that must not be, and
 //! what works goes on; knows only commands, effects and the disk.
 
+#![allow(clippy::unwrap_used, reason = "what the tests share fails as they do")]
+
 mod model;
 
 use coulee_core::checkpoint::Checkpoint;
@@ -30,8 +32,8 @@ fn begun(partitions: u64, seed: u64) -> Runner {
 }
 
 /// Sends batch 100 + uid to each of the partitions at once, so that none of the writes is alone.
-fn send_to_all(runner: &mut Runner, partitions: impl Iterator<Item = u64> + Clone) {
-    partitions.clone().for_each(|uid| send(runner, uid, 100 + uid, &batch(100 + uid, 1, 20)));
+fn send_to_all(runner: &mut Runner, partitions: impl Iterator<Item = u64>) {
+    partitions.for_each(|uid| send(runner, uid, 100 + uid, &batch(100 + uid, 1, 20)));
     quiesce(runner);
 }
 
@@ -267,8 +269,8 @@ fn whatever_fails_nothing_acknowledged_is_lost_doubled_or_changed() {
         |faults| &mut faults.next_dir_sync_fails,
     ];
     let run = |seed| run_with_faults(seed, true, None, &kinds);
-    let acked: usize = (0..300).map(|seed| run(seed).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"))).sum();
-    assert!(acked > 2_000, "only {acked} batches were acknowledged");
+    let acked: usize = (0..150).map(|seed| run(seed).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"))).sum();
+    assert!(acked > 1_000, "only {acked} batches were acknowledged");
 }
 
 #[test]
