@@ -314,7 +314,11 @@ fn check_gone(runner: &mut Runner, seed: u64) {
     assert!(opened.is_some(), "seed {seed}");
     assert_eq!(append(runner, 3, 9_000, (1, 45_000)).unwrap().base_offset, Offset(0), "seed {seed}");
     append(runner, 2, 9_001, (1, 10)).unwrap();
-    assert_eq!(fetch(runner, 1, 0, 1).err(), Some(FetchError::Absent(ErrorCode::UnknownTopicOrPartition)), "seed {seed}");
+    assert_eq!(
+        fetch(runner, 1, 0, 1).err(),
+        Some(FetchError::Absent(ErrorCode::UnknownTopicOrPartition)),
+        "seed {seed}"
+    );
     assert_eq!(read_around(runner, 3).unwrap().batches.len(), 1);
     let crashed = runner.disk.crash(&mut dice(seed));
     assert_eq!(left(&crashed), [], "seed {seed}");

@@ -3,7 +3,6 @@
 //! Each record's value names its batch and its place in it, so that loss, doubling, change and reordering show.
 #![allow(dead_code, reason = "each test file uses its part of the model")]
 
-
 use coulee_core::block::Block;
 use coulee_core::config::TopicConfig;
 use coulee_core::disk::FileName;
