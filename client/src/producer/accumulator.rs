@@ -213,6 +213,7 @@ impl Accumulator {
             (None, Some(key)) => Some(partition_of_key(key, partitions)),
             (None, None) => None,
         };
+        let mut wakes = false;
         // At most twice: a record that fits no empty batch is too large.
         loop {
             let partition = fixed.unwrap_or(self.sticky);
@@ -222,11 +223,14 @@ impl Accumulator {
             }
             let open = self.lanes[partition as usize].open.as_mut().expect("opened right above");
             match open.builder.push(record) {
-                Ok(()) => return Ok(self.taken(partition, now, cost, is_new)),
+                Ok(()) => {
+                    let taken = self.taken(partition, now, cost, is_new);
+                    return Ok(Taken { wakes: taken.wakes || wakes, ..taken });
+                }
                 Err(BuildError::Full) => {
                     assert!(!is_new, "an empty batch is full");
                     self.seal(partition);
-                    self.look_at(partition, now);
+                    wakes |= self.look_at(partition, now);
                 }
                 Err(error) => {
                     if is_new {
@@ -483,5 +487,4 @@ fn not_written(refusal: Option<Refusal>) -> DeliveryError {
 }
 
 #[cfg(test)]
-#[path = "accumulator_tests.rs"]
 mod tests;
