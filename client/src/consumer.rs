@@ -380,7 +380,9 @@ impl Consumer {
                 Fetch { shard, wanted, result }
             });
         }
-        self.rounds = self.rounds.wrapping_add(1);
+        // What did not fit this time comes first the next time.
+        let fits = self.cursors.len() <= FETCH_PARTITIONS_MAX;
+        self.rounds = self.rounds.wrapping_add(if fits { 1 } else { FETCH_PARTITIONS_MAX });
         retry_at
     }
 

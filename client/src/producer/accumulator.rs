@@ -93,7 +93,7 @@ pub(crate) struct Taken {
 #[derive(Debug)]
 struct Open {
     id: u64,
-    builder: Box<BatchBuilder>,
+    builder: BatchBuilder,
     fate: Arc<Fate>,
     cost: usize,
     began: Duration,
@@ -160,7 +160,7 @@ pub(crate) struct Accumulator {
     lanes: Vec<Lane>,
     timers: BTreeSet<(Duration, u32)>,
     ready: VecDeque<u32>,
-    spare: Vec<Box<BatchBuilder>>,
+    spare: Vec<BatchBuilder>,
     /// Where records without a key go, until the batch there is full or gone.
     sticky: u32,
     next_id: u64,
@@ -361,14 +361,14 @@ impl Accumulator {
     }
 
     /// Gives a builder back for later batches.
-    pub(crate) fn keep_builder(&mut self, builder: Box<BatchBuilder>) {
+    pub(crate) fn keep_builder(&mut self, builder: BatchBuilder) {
         if self.spare.len() < SPARE_BUILDERS_MAX {
             self.spare.push(builder);
         }
     }
 
     fn open(&mut self, partition: u32, now: Duration) {
-        let new = || Box::new(BatchBuilder::new(self.rules.codec, self.rules.batch_bytes_max));
+        let new = || BatchBuilder::new(self.rules.codec, self.rules.batch_bytes_max);
         let builder = self.spare.pop().unwrap_or_else(new);
         let id = self.next_id;
         self.next_id += 1;
@@ -403,7 +403,7 @@ impl Accumulator {
     fn seal(&mut self, partition: u32) {
         let lane = &mut self.lanes[partition as usize];
         let Open { id, builder, fate, cost, began, .. } = lane.open.take().expect("an open batch is sealed");
-        lane.sealed.push_back(Batch { content: Content::Records(builder), id, fate, cost, began });
+        lane.sealed.push_back(Batch { content: Content::Records(Box::new(builder)), id, fate, cost, began });
         if partition == self.sticky {
             self.sticky = (self.sticky + 1) % self.lanes.len() as u32;
         }

@@ -165,12 +165,37 @@ async fn a_broken_body_in_a_sound_frame_fails_its_request_only() {
 }
 
 #[tokio::test]
+async fn a_request_that_fits_no_frame_is_refused_without_being_sent() {
+    let door = Door::open().await;
+    let (client, mut peer) = connected(&door).await;
+    let topic = NewTopic::new("t").config("key", "x".repeat(17 << 20));
+    let refused = client.create_topic(topic).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::FrameTooLarge));
+    drop(client);
+    assert!(peer.request().await.is_none(), "nothing came");
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_given_up_after_the_time_for_a_request() {
+    let door = Door::open().await;
+    let builder = Client::builder().address(door.address.clone()).request_timeout(Duration::from_millis(200));
+    let (client, mut peer) = tokio::join!(builder.connect(), door.accept());
+    let client = client.unwrap();
+    let script = async {
+        peer.request().await.unwrap();
+        assert!(peer.request().await.is_none(), "the connection is closed");
+    };
+    let (created, ()) = tokio::join!(client.create_topic(NewTopic::new("t")), script);
+    assert_eq!(created, Err(AdminError::OutcomeUnknown));
+}
+
+#[tokio::test]
 async fn the_next_address_is_tried_when_the_first_does_not_answer() {
     let closed = Door::open().await.address;
     let door = Door::open().await;
     let connecting = Client::builder().address(closed.clone()).address(door.address.clone()).connect();
     let (client, _peer) = tokio::join!(connecting, door.accept());
-    assert_eq!(client.unwrap().shards().await, Ok(1));
+    assert_eq!(client.unwrap().shards().await, Ok(2));
     let refused = Client::connect(closed.clone()).await.unwrap_err();
     assert!(matches!(refused, ConnectError::Unreachable { address, .. } if address == closed));
     assert_eq!(Client::builder().connect().await.unwrap_err(), ConnectError::NoAddress);

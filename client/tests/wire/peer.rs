@@ -15,9 +15,11 @@ pub(crate) struct Door {
     pub(crate) address: String,
 }
 
-/// One connection, after Hello.
+/// One connection.
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
+    /// The shard that Hello named.
+    pub(crate) wanted_shard: Option<ShardId>,
 }
 
 /// One request.
@@ -43,22 +45,23 @@ impl Door {
 
     /// The next connection, before Hello.
     pub(crate) async fn accept_raw(&self) -> Peer {
-        Peer { stream: self.listener.accept().await.unwrap().0 }
+        Peer { stream: self.listener.accept().await.unwrap().0, wanted_shard: None }
     }
 
-    /// The next connection, greeted as shard 0 of 1.
+    /// The next connection, greeted by the shard that it wants, or by shard 0.
     pub(crate) async fn accept(&self) -> Peer {
         let mut peer = self.accept_raw().await;
         let request = peer.request().await.expect("hello comes first");
         let hello = HelloRequest::decode(&request.body).unwrap();
         assert!(hello.client_name.starts_with("coulee-client"));
+        peer.wanted_shard = hello.wanted_shard;
         let response = HelloResponse {
             protocol: PROTOCOL_VERSION,
             features: 0,
             broker_version: "0.0.0",
             cluster_id: ClusterId([9; 16]),
-            shard: ShardId(0),
-            shards: 1,
+            shard: hello.wanted_shard.unwrap_or_default(),
+            shards: 2,
             apis: ranges().collect(),
         };
         let mut body = Vec::new();
@@ -94,13 +97,22 @@ impl Peer {
         self.send(&refusal(request, code)).await;
     }
 
-    /// Answers the next request, which asks for the topic `t` of `partitions` partitions with uids 1, 2, …
+    /// Answers the next request, which asks for the topic `t`, of `partitions` partitions with uids 1, 2, … on shard 0.
     pub(crate) async fn answer_metadata(&mut self, partitions: u32) {
+        self.answer_metadata_of(partitions, ShardId(0)).await;
+    }
+
+    /// As [`Peer::answer_metadata`], with the partitions on another shard.
+    pub(crate) async fn answer_metadata_of(&mut self, partitions: u32, shard: ShardId) {
         let request = self.request().await.expect("a request for metadata");
         let asked: metadata::Request = request.body();
         assert_eq!(asked.topics, [metadata::TopicName { name: b"t".to_vec() }]);
-        let partition =
-            |index| metadata::Partition { index, partition_uid: u64::from(index) + 1, ..Default::default() };
+        let partition = |index| metadata::Partition {
+            index,
+            partition_uid: u64::from(index) + 1,
+            shard: shard.0,
+            ..Default::default()
+        };
         let partitions = (0..partitions).map(partition).collect();
         let topic = metadata::Topic { name: b"t".to_vec(), partitions, ..Default::default() };
         self.answer(&request, &metadata::Response { topics: vec![topic], shards: 1, ..Default::default() }).await;

@@ -10,7 +10,7 @@ use coulee_protocol::api::produce::v1 as produce;
 use coulee_protocol::batch::{BatchHeader, LeaderFields, check_entry};
 use coulee_protocol::columns::builder::{BatchBuilder, NewRecord};
 use coulee_protocol::compression::Codec;
-use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset, PartitionUid};
+use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset, PartitionUid, ShardId};
 
 /// A producer of a topic with this many partitions, and its peer.
 async fn producing(
@@ -86,6 +86,60 @@ async fn a_batch_is_repeated_after_a_look_at_the_metadata_when_the_leader_has_mo
     assert_eq!(first.batch, second.batch);
     acknowledge(&mut peer, &second, 3).await;
     assert_eq!(delivery.await.unwrap().offset, Some(3));
+}
+
+#[tokio::test]
+async fn records_go_straight_to_the_shard_that_owns_their_partition() {
+    let door = Door::open().await;
+    let (client, mut any) = tokio::join!(Client::connect(door.address.as_str()), door.accept());
+    assert_eq!(any.wanted_shard, None);
+    let building = client.unwrap().producer("t").linger(Duration::ZERO).build();
+    let (producer, ()) = tokio::join!(building, any.answer_metadata_of(1, ShardId(1)));
+    let delivery = producer.unwrap().send(Record::new(b"v")).await.unwrap();
+    let mut owner = door.accept().await;
+    assert_eq!(owner.wanted_shard, Some(ShardId(1)));
+    let (request, _) = produced(&mut owner).await;
+    acknowledge(&mut owner, &request, 2).await;
+    assert_eq!(delivery.await.unwrap().offset, Some(2));
+}
+
+#[tokio::test]
+async fn many_records_in_flight_all_find_their_offsets() {
+    let door = Door::open().await;
+    let (producer, mut peer) = producing(&door, 3, |builder| builder.in_flight(64)).await;
+    let sending = async {
+        let mut deliveries = Vec::new();
+        for number in 0..2_000_u32 {
+            let key = (number % 17).to_le_bytes();
+            deliveries.push(producer.send(Record::new(&number.to_le_bytes()).key(&key)).await.unwrap());
+            if number % 100 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        producer.flush().await;
+        let mut ends = [0; 3];
+        for delivery in deliveries {
+            let delivered = delivery.await.unwrap();
+            // Records of a partition have the offsets in which they were sent.
+            let end = &mut ends[delivered.partition as usize];
+            assert_eq!(delivered.offset, Some(*end));
+            *end += 1;
+        }
+        ends
+    };
+    let script = async {
+        let mut ends = [0; 3];
+        while ends.iter().sum::<u64>() < 2_000 {
+            let (request, records) = produced(&mut peer).await;
+            let body: produce::Request = request.body();
+            let end = &mut ends[body.partition_uid as usize - 1];
+            acknowledge(&mut peer, &request, *end).await;
+            *end += u64::from(records);
+        }
+        ends
+    };
+    let (sent, stored) = tokio::join!(sending, script);
+    assert_eq!(sent, stored);
 }
 
 #[tokio::test]
