@@ -1,4 +1,4 @@
-//! Prints the records of a topic from the start until nothing more comes; knows a broker's address from its first argument.
+//! Prints the records of a topic until nothing more comes; knows a broker's address from its first argument.
 
 use coulee_client::Client;
 

@@ -1,4 +1,4 @@
-//! Async Rust client of Coulee: producer, consumer, admin over the native protocol; knows nothing of the broker's insides.
+//! Async Rust client of Coulee: producer, consumer, admin over the native protocol; knows nothing of broker insides.
 //!
 //! ```no_run
 //! use coulee_client::{Client, NewTopic, Record};

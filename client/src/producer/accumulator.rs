@@ -1,5 +1,4 @@
-//! Records on their way to batches, and batches on their way to partitions: owns when a batch goes, how many are in
-//! flight and in which order one is repeated; knows no connection and reads no clock.
+//! Records on their way to partitions: owns when a batch goes and when it goes again; knows no connection and no clock.
 //!
 //! Each partition has a lane: one open batch that records are added to, sealed batches in order, and those in flight.
 //! A batch goes when it is full, or has waited for its linger, and the window has room; while it has none, the open

@@ -1,4 +1,4 @@
-//! A peer that speaks the protocol over a real socket: owns frames and Hello; decides nothing, the tests say each answer.
+//! A peer that speaks the protocol over a real socket: owns frames and Hello; decides nothing, tests say each answer.
 
 use coulee_protocol::api::{Body, decode, encode, error_body::ErrorBody, metadata::v1 as metadata, ranges};
 use coulee_protocol::error::ErrorCode;
