@@ -1,7 +1,8 @@
 //! Consuming by assignment: owns fetches under way and what they have brought; keeps no offsets for groups.
 //!
 //! One fetch is under way for each shard, and the next one begins before the caller has taken what the last one
-//! brought, as long as that is less than `max_bytes`. [`cursor`] decides what may come next; [`batch`] checks and opens.
+//! brought, as long as that is less than `max_bytes`. [`cursor`] decides what may come next; [`batch`] checks and
+//! opens.
 
 pub(crate) mod batch;
 pub(crate) mod cursor;
