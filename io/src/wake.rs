@@ -2,7 +2,9 @@
 //!
 //! Who sleeps raises the flag, looks at its queues *again*, and only then waits. Who pushes publishes first and looks
 //! at the flag then. Between the two steps of each side stands a full fence, so that one of them sees the other: either
-//! the sleeper sees the message, or the pusher sees the flag. `mesh` has the model of it.
+//! the sleeper sees the message, or the pusher sees the flag. `mesh` has the model of it. Every change of the flag is a
+//! swap, so that its changes have one order that needs no argument (and loom, which orders plain stores loosely beside
+//! swaps, none either).
 //!
 //! Cost of a wake-up that finds the peer awake: one fence and one load, no system call.
 
@@ -81,7 +83,7 @@ impl Sleeper {
     /// Announces a sleep, then asks `has_work` once more. `None`: there is work, don't sleep. With a [`Sleep`] the owner
     /// may wait for the eventfd: each push from here on signals it.
     pub fn announce(&self, has_work: impl FnOnce() -> bool) -> Option<Sleep<'_>> {
-        self.shared.is_asleep.store(true, Ordering::Relaxed);
+        self.shared.is_asleep.swap(true, Ordering::Relaxed);
         let sleep = Sleep { shared: &self.shared };
         fence(Ordering::SeqCst);
         let has_work = !cfg!(coulee_mutation = "mesh_skips_recheck") && has_work();
@@ -105,7 +107,7 @@ impl Sleep<'_> {
 
 impl Drop for Sleep<'_> {
     fn drop(&mut self) {
-        self.shared.is_asleep.store(false, Ordering::Relaxed);
+        self.shared.is_asleep.swap(false, Ordering::Relaxed);
     }
 }
 
@@ -228,7 +230,7 @@ mod tests {
 
     /// Whether a signal waits, taking it.
     fn take_signal(sleeper: &Sleeper) -> bool {
-        let mut eventfd = File::from(sleeper.as_fd().try_clone_to_owned().unwrap());
+        let mut eventfd = File::from(sleeper.as_fd().try_clone_to_owned().expect("a descriptor is left"));
         match eventfd.read(&mut [0; 8]) {
             Ok(count) => count == 8,
             Err(error) if error.kind() == ErrorKind::WouldBlock => false,
@@ -244,7 +246,7 @@ mod tests {
         assert!(!take_signal(&sleeper));
         let sleep = sleeper.announce(|| false).unwrap();
         waker.wake();
-        waker.clone().wake();
+        sleeper.waker().wake();
         assert!(take_signal(&sleeper));
         drop(sleep);
         waker.wake();
