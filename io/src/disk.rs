@@ -216,7 +216,6 @@ impl Disk for FileDisk {
             self.ring.allocate(&fd, len).await.map_err(disk_error)?;
         }
         let file = self.opened(fd)?;
-        file.forget_former();
         self.ring.rename_at(&self.root.fd, unfinished.path.clone(), c_path(name)).await.map_err(disk_error)?;
         unfinished.named();
         Ok(file)
@@ -273,7 +272,8 @@ impl Disk for FileDisk {
 
     async fn sync_device(&self) -> Result<(), DiskError> {
         #[cfg(coulee_mutation = "writes_wait_for_sync")]
-        self.root.held.write_all(&self.ring).await?;
+        return self.root.held.sync_device(&self.ring, &self.root.flush).await;
+        #[cfg(not(coulee_mutation = "writes_wait_for_sync"))]
         self.ring.sync_data(&self.root.flush).await.map_err(disk_error)
     }
 

@@ -416,7 +416,10 @@ impl Inner {
         if self.is_deferring() {
             let asked = self.enter(0);
             // Without memory the kernel keeps what it has, and is asked again in the next cycle.
-            assert!(matches!(asked, Ok(()) | Err(Errno(libc::EAGAIN | libc::EBUSY))), "a ring can be entered: {asked:?}");
+            assert!(
+                matches!(asked, Ok(()) | Err(Errno(libc::EAGAIN | libc::EBUSY))),
+                "a ring can be entered: {asked:?}"
+            );
         }
     }
 

@@ -140,7 +140,8 @@ mod tests {
     fn a_directory_that_works_passes_and_keeps_no_file_of_the_test() {
         let dir = tempfile::tempdir().unwrap();
         run(dir.path()).unwrap();
-        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["flush", "new"]);
     }

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 #[cfg(coulee_mutation = "writes_wait_for_sync")]
-use super::held::Held;
+use super::held::{Held, Registry};
 
 struct Shared {
     fd: Fd,
@@ -47,12 +47,6 @@ impl OpenFile {
             fd,
         };
         Self { disk: disk.clone(), shared: Rc::new(shared) }
-    }
-
-    /// The file is new: nothing that was known of an earlier one in its place holds.
-    pub(super) fn forget_former(&self) {
-        #[cfg(coulee_mutation = "writes_wait_for_sync")]
-        self.shared.held.clear();
     }
 
     fn mapped(&self) -> Option<Mapped> {
@@ -110,7 +104,8 @@ impl File for OpenFile {
 
     async fn sync(&self) -> Result<(), DiskError> {
         #[cfg(coulee_mutation = "writes_wait_for_sync")]
-        self.shared.held.write_out(&self.disk.ring).await?;
+        return Registry::sync(&self.shared.held, &self.disk.ring, &self.shared.fd).await;
+        #[cfg(not(coulee_mutation = "writes_wait_for_sync"))]
         self.disk.ring.sync_data(&self.shared.fd).await.map_err(disk_error)
     }
 

@@ -13,7 +13,10 @@ const FLUSHING: [i64; 2] = [0xef53, 0x5846_5342];
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) device: u64,
-    #[cfg_attr(not(coulee_mutation = "writes_wait_for_sync"), allow(dead_code, reason = "names a file in a test mode"))]
+    #[cfg_attr(
+        not(coulee_mutation = "writes_wait_for_sync"),
+        allow(dead_code, reason = "names a file in a test mode")
+    )]
     pub(super) inode: u64,
     pub(super) len: u64,
     /// Direct I/O in our blocks works: false where the filesystem would go through the page cache, as ext4 does with

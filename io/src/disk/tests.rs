@@ -12,10 +12,8 @@ use std::process::Command;
 
 mod shards;
 
-
-
 /// Runs `test` with a disk in a directory of its own.
-fn with_disk<T>(test: impl AsyncFnOnce(FileDisk) -> T) -> T {
+pub(crate) fn with_disk<T>(test: impl AsyncFnOnce(FileDisk) -> T) -> T {
     let dir = tempfile::tempdir().unwrap();
     on_executor(RingOptions::default(), async |ring| test(open(dir.path(), &ring)).await)
 }
@@ -24,7 +22,7 @@ fn open(path: &Path, ring: &Ring) -> FileDisk {
     FileDisk::open(path, ring.clone(), BlockPool::new(8 << 20)).unwrap()
 }
 
-fn filled(byte: u8, blocks: usize) -> Block {
+pub(crate) fn filled(byte: u8, blocks: usize) -> Block {
     let mut block = BlockPool::new(0).take(blocks * BLOCK_BYTES);
     block.extend(&vec![byte; blocks * BLOCK_BYTES]);
     block.freeze()
@@ -203,7 +201,8 @@ fn ten_thousand_random_writes_read_back_as_the_model_says() {
             while writes.len() < 16 && at + 6 < blocks {
                 let (byte, count) = (random.next() as u8, 1 + random.below(6) as usize);
                 model[at as usize..at as usize + count].fill(byte);
-                let parts = if count > 2 { vec![filled(byte, 2), filled(byte, count - 2)] } else { vec![filled(byte, count)] };
+                let parts =
+                    if count > 2 { vec![filled(byte, 2), filled(byte, count - 2)] } else { vec![filled(byte, count)] };
                 let mode = if random.below(50) == 0 { WriteMode::Durable } else { WriteMode::Written };
                 writes.push(file.write_at(parts, at * 4_096, mode));
                 at += count as u64 + random.below(20);
@@ -330,7 +329,12 @@ fn a_write_that_is_dropped_half_way_goes_on_and_keeps_its_file_open() {
             // Closed by us with the write not even submitted; another file may get its number.
             drop(file);
             let other = disk.create(FileName::Meta(Copy2::B), 65_536).await.unwrap();
-            cycle(&ring, async { while ring.in_flight() > 0 { tick(&ring) } }).await;
+            cycle(&ring, async {
+                while ring.in_flight() > 0 {
+                    tick(&ring)
+                }
+            })
+            .await;
             assert!(other.read_at(0, 65_536).await.unwrap().iter().all(|byte| *byte == 0), "round {round}");
             let again = disk.open(FileName::Meta(Copy2::A)).await.unwrap();
             assert!(again.read_at(0, 65_536).await.unwrap().iter().all(|byte| *byte == round), "round {round}");

@@ -83,8 +83,7 @@ impl Driven {
             let bytes = batch(id, if id % 7 == 0 { 40_000 } else { 100 });
             let mut block = BlockPool::new(0).take(bytes.len());
             block.extend(&bytes);
-            let batch =
-                if bytes.len() >= 32 << 10 { Incoming::Owned(block) } else { Incoming::Shared(block.freeze()) };
+            let batch = if bytes.len() >= 32 << 10 { Incoming::Owned(block) } else { Incoming::Shared(block.freeze()) };
             let request = RequestId(id);
             self.shard.command(Command::Produce { request, partition: UID, acks: Acks::Acknowledged, batch });
         }
