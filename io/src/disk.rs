@@ -259,6 +259,8 @@ impl Disk for FileDisk {
     }
 
     async fn remove(&self, name: FileName) -> Result<(), DiskError> {
+        #[cfg(coulee_mutation = "writes_wait_for_sync")]
+        self.root.held.prune();
         gone(self.ring.unlink_at(&self.root.fd, c_path(name), 0).await)
     }
 

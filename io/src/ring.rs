@@ -5,7 +5,7 @@
 //! waits in [`Ring::wait`] for the ring's eventfd through glommio.
 //!
 //! SINGLE_ISSUER and DEFER_TASKRUN: completions are made when this thread asks for them, never in the middle of a
-//! cycle (docs/decisions/002-file-ring.md has the figures). Needs Linux 6.1.
+//! cycle (docs/decisions/002-file-ring.md has reasons and figures). Needs Linux 6.1.
 //!
 //! An operation owns what the kernel was given an address of until it completes, also when its future is dropped.
 
@@ -249,7 +249,8 @@ impl Ring {
     }
 
     /// Polls `fd` until [`Ring::unpoll`]; events come out of [`Ring::take_ready`]. The owner of `fd` ends the poll
-    /// before it closes it, and an open connection stays open until that has been submitted.
+    /// before it closes it. A connection stays open, as its peer sees it, until the end of the poll has been submitted
+    /// and reaped: `shutdown` says goodbye at once.
     pub fn poll_multishot(&self, fd: BorrowedFd<'_>, token: Token, interest: Interest) {
         let mut inner = self.inner.borrow_mut();
         let entry = inner.polls.arm(fd.as_raw_fd(), token, interest);

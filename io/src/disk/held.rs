@@ -87,10 +87,15 @@ pub(super) struct Registry {
 impl Registry {
     /// What is held of the file with this inode number.
     pub(super) fn of(&self, fd: &Fd, inode: u64) -> Rc<Held> {
+        self.prune();
         let mut files = self.files.borrow_mut();
-        files.retain(|_, held| Rc::strong_count(held) > 1 || !held.is_empty());
         let new = || Held { fd: Rc::clone(fd), blocks: RefCell::default(), written: Cell::new(0) };
         Rc::clone(files.entry(inode).or_insert_with(|| Rc::new(new())))
+    }
+
+    /// Closes files that nobody has open and nothing is held of.
+    pub(super) fn prune(&self) {
+        self.files.borrow_mut().retain(|_, held| Rc::strong_count(held) > 1 || !held.is_empty());
     }
 
     /// Syncs the device through `flush` with everything held of every file on it.
