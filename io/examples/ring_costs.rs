@@ -1,6 +1,6 @@
 //! What the ring costs in both ways of completing, for docs/decisions/002; knows no broker.
 //!
-//! `cargo run --profile test -p coulee-io --example ring_costs -- DIR`: writes a file of 64 MiB in DIR, then removes it.
+//! `cargo run --profile test -p coulee-io --example ring_costs -- DIR` writes a file of 64 MiB in DIR and removes it.
 
 use coulee_core::block::{Block, BlockPool};
 use coulee_io::ring::{Fd, Interest, Ring, RingOptions, TaskRun, Token};
