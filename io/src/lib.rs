@@ -3,13 +3,21 @@
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(not(loom))]
+pub mod disk;
+#[cfg(not(loom))]
 pub mod entropy;
 #[cfg(not(loom))]
 pub mod executor;
 pub mod limits;
+#[cfg(not(loom))]
+pub mod mapped;
 pub mod mesh;
 #[cfg(not(loom))]
 pub mod net;
+#[cfg(not(loom))]
+pub mod ring;
+#[cfg(not(loom))]
+pub mod selftest;
 pub mod wake;
 #[cfg(not(loom))]
 pub mod watchdog;
