@@ -33,7 +33,7 @@ pub struct ExecutorOptions {
 }
 
 impl ExecutorOptions {
-    /// A shard on each of `cpus`, with as little locked memory as it takes: files and sockets have buffers of their own.
+    /// A shard on each of `cpus`, with as little locked memory as may be: files and sockets have buffers of their own.
     #[must_use]
     pub const fn on(cpus: Vec<usize>) -> Self {
         Self { cpus, io_memory_bytes: IO_MEMORY_BYTES_MIN }

@@ -6,8 +6,8 @@
 //! A broker has *one* listening socket for an address, bound without SO_REUSEPORT, and the shard that owns it hands
 //! connections on ([`Socket::into_fd`]). One for each shard with SO_REUSEPORT was weighed: any process of the same user
 //! may join such a group, so a second broker takes its share of the connections in silence, and a trial bind before
-//! it leaves a gap that two brokers started together both get through. Here the kernel refuses the second one, always. The
-//! kernel also spreads by a hash, which puts four long-lived connections on one of two shards once in eight times;
+//! it leaves a gap that two brokers started together both get through. Here the kernel refuses the second one, always.
+//! The kernel also spreads by a hash, which puts four long-lived connections on one of two shards once in eight times;
 //! a hand-over deals them out in turn, and a client that asks for a shard is handed over anyway. The price is one
 //! message through the mesh for a connection.
 
@@ -89,8 +89,8 @@ impl Socket {
     pub fn write_vectored(&self, slices: &[IoSlice<'_>]) -> Transfer {
         let message = message(slices.as_ptr().cast_mut().cast(), slices.len());
         retried(|| {
-            // SAFETY: `IoSlice` is an iovec in memory, both the slices and what they point to are lent to us, and sendmsg
-            // writes to neither.
+            // SAFETY: `IoSlice` is an iovec in memory, both the slices and what they point to are lent to us, and
+            // sendmsg writes to neither.
             unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
         })
     }

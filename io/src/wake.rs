@@ -80,8 +80,8 @@ impl Sleeper {
         Waker { shared: Arc::clone(&self.shared) }
     }
 
-    /// Announces a sleep, then asks `has_work` once more. `None`: there is work, don't sleep. With a [`Sleep`] the owner
-    /// may wait for the eventfd: each push from here on signals it.
+    /// Announces a sleep, then asks `has_work` once more. `None`: there is work, don't sleep. With a [`Sleep`] the
+    /// owner may wait for the eventfd: each push from here on signals it.
     pub fn announce(&self, has_work: impl FnOnce() -> bool) -> Option<Sleep<'_>> {
         self.shared.is_asleep.swap(true, Ordering::Relaxed);
         let sleep = Sleep { shared: &self.shared };
