@@ -3,6 +3,8 @@
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(not(loom))]
+pub mod control;
+#[cfg(not(loom))]
 pub mod disk;
 #[cfg(not(loom))]
 pub mod entropy;
@@ -18,6 +20,8 @@ pub mod net;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod selftest;
+#[cfg(not(loom))]
+pub mod usage;
 pub mod wake;
 #[cfg(not(loom))]
 pub mod watchdog;

@@ -10,7 +10,7 @@ use crate::connection::Connection;
 use crate::facts::Facts;
 use crate::input::Frame;
 use crate::limits::{ACCEPT_PAUSE_MS, CYCLE_ACCEPTS_MAX};
-use crate::message::Message;
+use crate::message::{Greeting, Message, Report};
 use crate::output::Spare;
 use crate::pending::Pending;
 use crate::shard::counts::Counts;
@@ -43,8 +43,13 @@ mod gather;
 mod messages;
 mod topics;
 
-/// The token of the listening socket; connections have those of their places.
-const LISTENER: Token = Token(u32::MAX);
+/// The token of the listening socket; connections have those behind it.
+const LISTENER: Token = Token(0);
+
+/// The token of a connection: those from 1 on.
+const fn token_of(key: Key) -> Token {
+    Token(key.index() + 1)
+}
 
 /// What the rest of the process hears from a shard.
 #[derive(Debug, PartialEq, Eq)]
@@ -123,6 +128,8 @@ pub struct ShardServer {
     counts: Counts,
     accept_at_ms: Option<u64>,
     told_ready: bool,
+    /// The shard that the connection being served wants, and its Hello.
+    handed_over: Option<(ShardId, Greeting)>,
     phase: Phase,
 }
 
@@ -157,6 +164,7 @@ impl ShardServer {
             counts: Counts::default(),
             accept_at_ms: None,
             told_ready: false,
+            handed_over: None,
             phase: Phase::Running,
             parts,
         }
@@ -176,7 +184,7 @@ impl ShardServer {
 
     /// Runs until the shard has stopped.
     pub async fn run(mut self) {
-        self.report(crate::message::Report::Started);
+        self.report(Report::Started);
         while self.phase != Phase::Over {
             let began_us = self.begin();
             let mut worked = self.parts.ring.reap() > 0;
@@ -231,8 +239,9 @@ impl ShardServer {
         if until.is_some_and(|until| until.is_zero()) {
             return;
         }
+        let running = self.phase == Phase::Running;
         let Parts { sleeper, mesh, control, ring, pulse, .. } = &self.parts;
-        if let Some(sleep) = sleeper.announce(|| !mesh.is_empty() || control.has_changed()) {
+        if let Some(sleep) = sleeper.announce(|| !mesh.is_empty() || (control.is_stopping() && running)) {
             pulse.sleep();
             let waited = ring.wait(until).await;
             drop(sleep);
@@ -248,7 +257,7 @@ impl ShardServer {
         for Ready { token, readiness } in ready.drain(..) {
             if token == LISTENER {
                 self.accept();
-            } else if let Some(key) = self.connections.key_at(token.0) {
+            } else if let Some(key) = self.connections.key_at(token.0 - 1) {
                 self.socket_ready(key, readiness);
             }
         }

@@ -103,6 +103,14 @@ impl Ring {
             && inner.uring.completion().is_empty()
     }
 
+    /// The eventfd that this ring waits on, for who wakes the shard by other means than a completion.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn eventfd(&self) -> Result<OwnedFd, Errno> {
+        duplicate(&self.idle.eventfd)
+    }
+
     /// A handle that ends this ring's wait from any thread.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! ① The sockets of one shard: read within a budget, written when there are answers, looked after; knows no API.
 
-use super::{LISTENER, Phase, ShardServer};
+use super::{Phase, ShardServer, token_of};
 use crate::connection::{Connection, Stage};
 use crate::input::{Frame, Means};
 use crate::limits::{
@@ -9,7 +9,7 @@ use crate::limits::{
 use crate::slab::Key;
 use coulee_core::shard::budget::ClientId;
 use coulee_io::net::{Socket, Transfer};
-use coulee_io::ring::{Interest, Readiness, Token};
+use coulee_io::ring::{Interest, Readiness};
 use coulee_protocol::error::ErrorCode;
 use coulee_protocol::frame::{FrameError, FrameHeader};
 use coulee_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
@@ -51,8 +51,7 @@ impl ShardServer {
     pub(super) fn adopt(&mut self, connection: Box<Connection>) -> Key {
         self.counts.connections_accepted += 1;
         let key = self.connections.insert(None);
-        let token = Token(key.index());
-        assert_ne!(token, LISTENER, "connections are fewer than tokens");
+        let token = token_of(key);
         self.parts.ring.poll_multishot(connection.socket.as_fd(), token, Interest::ReadWrite);
         self.put_back(key, connection);
         self.enqueue(key);
@@ -271,7 +270,7 @@ impl ShardServer {
     pub(super) fn close(&mut self, key: Key, mut connection: Box<Connection>) {
         connection.input.abandon(&mut self.budget);
         self.forget_deadline(key, &mut connection);
-        self.parts.ring.unpoll(Token(key.index()));
+        self.parts.ring.unpoll(token_of(key));
         self.connections.remove(key);
         debug!(client = %connection.client_name, "connection closed");
         if let Err(error) = connection.socket.shutdown(Shutdown::Both) {
@@ -284,7 +283,7 @@ impl ShardServer {
     /// Takes a connection out for another shard: nothing of it stays here.
     pub(super) fn release(&mut self, key: Key, connection: &mut Connection) {
         self.forget_deadline(key, connection);
-        self.parts.ring.unpoll(Token(key.index()));
+        self.parts.ring.unpoll(token_of(key));
         self.connections.remove(key);
     }
 
