@@ -1,5 +1,4 @@
-//! Failing devices: what cannot be made durable is never acknowledged, nothing is tried twice that must not be, and
-//! what works goes on; knows only commands, effects and the disk.
+//! Failing devices: no false ack, nothing done twice that must not be; knows only commands, effects and the disk.
 
 #![allow(clippy::unwrap_used, reason = "what the tests share fails as they do")]
 

@@ -242,7 +242,11 @@ fn while_a_partition_is_opened_producers_and_readers_are_told_so() {
         if refused == 1 {
             ask(&mut runner, 1, vec![part(1, 0, 1_000)], 1, 60_000);
             let at = runner.shard.take_effects();
-            let told = |effect: &Effect| matches!(effect, Effect::Fetched(_, parts) if parts[0].batches.as_ref().err() == Some(&FetchError::Absent(ErrorCode::Recovering)));
+            let error = |parts: &[FetchedPart]| parts[0].batches.as_ref().err().copied();
+            let told = |effect: &Effect| match effect {
+                Effect::Fetched(_, parts) => error(parts) == Some(FetchError::Absent(ErrorCode::Recovering)),
+                _ => false,
+            };
             assert!(at.iter().any(told), "{at:?}");
         }
         runner.step();
