@@ -11,6 +11,7 @@
 //! | [`batch`] | the 128-byte record batch header |
 //! | [`columns`] | the columnar payload: builder, validation, zero-copy reader |
 //! | [`compression`] | lz4 and zstd over data columns |
+//! | [`partitioner`] | Kafka's murmur2: which partition a key belongs to |
 //!
 //! Every decoder in this crate is total: whatever the bytes, it returns a value or a typed error, never panics and
 //! never allocates by a length it has not checked against what is left.
@@ -25,3 +26,4 @@ pub mod frame;
 pub mod hello;
 pub mod ids;
 pub mod limits;
+pub mod partitioner;
