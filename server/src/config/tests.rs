@@ -46,7 +46,7 @@ fn defaults_follow_the_machine() {
 fn each_layer_goes_over_the_one_before() {
     let file = FileText { path: "coulee.toml", text: "shards = 1\n\n[native]\nlisten = \"127.0.0.1:1\"\n" };
     let mut layers = Layers { file: Some(file), ..Layers::default() };
-    let mut expect = |layers: &Layers<'_>, listen: &str, origin: Origin, detail: &str| {
+    let expect = |layers: &Layers<'_>, listen: &str, origin: Origin, detail: &str| {
         let config = Config::load(layers, &MACHINE()).unwrap();
         let entry = config.entries().into_iter().find(|entry| entry.key == Key::NativeListen).unwrap();
         assert_eq!((entry.value.as_str(), entry.origin, entry.detail.as_str()), (listen, origin, detail));
@@ -124,7 +124,7 @@ fn faults_in_files_name_place_and_remedy() {
             "[native]\nlisten = true",
             r#"coulee.toml:2:10: native.listen can't be "true", allowed: IP:PORT, [IP6]:PORT or localhost:PORT; port 0 takes a free one"#,
         ),
-        ("# größer\n[mémory]\nx = 1", r#"coulee.toml:2:2: unknown key "mémory", did you mean "memory.shard"?"#),
+        ("# größer\n[\"mémory\"]\nx = 1", r#"coulee.toml:2:2: unknown key "mémory", did you mean "memory.shard"?"#),
         (
             "[memory.shard]\nbytes = 1",
             "coulee.toml:1:9: memory.shard can't be \"\", allowed: 32MiB to 1TiB, and for all shards together no more than the memory",
