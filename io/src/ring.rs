@@ -356,7 +356,7 @@ impl Ring {
     }
 
     /// Drives `future` with this ring alone, blocking the thread: for what runs before there is an executor.
-    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, Errno> {
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, Errno> {
         let mut future = std::pin::pin!(future);
         let mut context = Context::from_waker(Waker::noop());
         loop {

@@ -10,7 +10,7 @@ use coulee_io::net::Socket;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Hello has not come.
     Greeting,
     /// Requests are answered.
@@ -21,16 +21,16 @@ pub enum Stage {
 
 /// What one request holds of its connection's allowance until it is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Charge {
+pub(crate) struct Charge {
     /// Bytes of its frame.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// Whether it is one of the few large ones.
-    pub large: bool,
+    pub(crate) large: bool,
 }
 
 /// What a connection is waited for. It may not take for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitFor {
+pub(crate) enum WaitFor {
     /// Its Hello.
     Hello,
     /// That it takes its answers.
@@ -41,40 +41,40 @@ pub enum WaitFor {
 
 /// When a wait began to be watched and when it is looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// What is waited for.
-    pub wait: WaitFor,
+    pub(crate) wait: WaitFor,
     /// When to look, on the monotonic clock.
-    pub deadline_ms: u64,
+    pub(crate) deadline_ms: u64,
     /// Bytes received until then.
-    pub received: u64,
+    pub(crate) received: u64,
     /// Bytes sent until then.
-    pub sent: u64,
+    pub(crate) sent: u64,
 }
 
 /// A connection. Lives on one shard.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// The socket.
-    pub socket: Socket,
+    pub(crate) socket: Socket,
     /// How far it is.
-    pub stage: Stage,
+    pub(crate) stage: Stage,
     /// What comes.
-    pub input: Input,
+    pub(crate) input: Input,
     /// What goes.
-    pub output: Output,
+    pub(crate) output: Output,
     /// The socket may have something to read.
-    pub readable: bool,
+    pub(crate) readable: bool,
     /// The socket may take something.
-    pub writable: bool,
+    pub(crate) writable: bool,
     /// It is in the list of connections to be served.
-    pub queued: bool,
+    pub(crate) queued: bool,
     /// It is in the list of connections with answers to send.
-    pub flushing: bool,
+    pub(crate) flushing: bool,
     /// What it is waited for, as the shard's list of deadlines has it.
-    pub watch: Option<Watch>,
+    pub(crate) watch: Option<Watch>,
     /// Name of the client, for logs.
-    pub client_name: Box<str>,
+    pub(crate) client_name: Box<str>,
     requests: usize,
     large: usize,
     bytes: usize,
@@ -83,7 +83,7 @@ pub struct Connection {
 impl Connection {
     /// A connection that has just come.
     #[must_use]
-    pub fn new(socket: Socket, stage: Stage) -> Self {
+    pub(crate) fn new(socket: Socket, stage: Stage) -> Self {
         Self {
             socket,
             stage,
@@ -102,28 +102,22 @@ impl Connection {
     }
 
     /// Counts a request as unanswered.
-    pub const fn charge(&mut self, charge: Charge) {
+    pub(crate) const fn charge(&mut self, charge: Charge) {
         self.requests += 1;
         self.large += charge.large as usize;
         self.bytes += charge.bytes;
     }
 
     /// Counts it as answered.
-    pub const fn discharge(&mut self, charge: Charge) {
+    pub(crate) const fn discharge(&mut self, charge: Charge) {
         self.requests -= 1;
         self.large -= charge.large as usize;
         self.bytes -= charge.bytes;
     }
 
-    /// Requests that are unanswered.
-    #[must_use]
-    pub const fn in_flight(&self) -> usize {
-        self.requests
-    }
-
     /// Whether so much is under way that nothing more is read.
     #[must_use]
-    pub const fn is_full(&self) -> bool {
+    pub(crate) const fn is_full(&self) -> bool {
         self.requests >= IN_FLIGHT_REQUESTS_MAX
             || self.large >= IN_FLIGHT_LARGE_MAX
             || self.bytes >= IN_FLIGHT_BYTES_MAX
@@ -132,14 +126,14 @@ impl Connection {
 
     /// Whether it is worth serving now.
     #[must_use]
-    pub const fn has_work(&self) -> bool {
+    pub(crate) const fn has_work(&self) -> bool {
         let wants = self.readable || self.input.is_paused();
         wants && !matches!(self.stage, Stage::Closing) && !self.is_full()
     }
 
     /// What it is waited for now.
     #[must_use]
-    pub fn waits_for(&self) -> Option<WaitFor> {
+    pub(crate) fn waits_for(&self) -> Option<WaitFor> {
         if self.stage == Stage::Greeting {
             Some(WaitFor::Hello)
         } else if !self.output.is_empty() {
@@ -151,7 +145,7 @@ impl Connection {
 
     /// Begins to watch a wait.
     #[must_use]
-    pub const fn watch(&self, wait: WaitFor, now_ms: u64) -> Watch {
+    pub(crate) const fn watch(&self, wait: WaitFor, now_ms: u64) -> Watch {
         let patience_ms = match wait {
             WaitFor::Hello => HELLO_WAIT_MS,
             WaitFor::Output => OUTPUT_STALL_MS,
@@ -163,7 +157,7 @@ impl Connection {
 
     /// Whether it has done too little of what it was waited for.
     #[must_use]
-    pub const fn has_failed(&self, watch: &Watch) -> bool {
+    pub(crate) const fn has_failed(&self, watch: &Watch) -> bool {
         match watch.wait {
             WaitFor::Hello => true,
             WaitFor::Output => self.output.sent() == watch.sent,

@@ -6,27 +6,27 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The broker's version, for people.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What every shard knows.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The cluster.
-    pub cluster_id: ClusterId,
+    pub(crate) cluster_id: ClusterId,
     /// Where native clients connect.
-    pub native: SocketAddr,
+    pub(crate) native: SocketAddr,
     /// The effective configuration.
-    pub entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     /// Connections that one shard may have.
-    pub connections_max: usize,
+    pub(crate) connections_max: usize,
     /// How long stopping may take.
-    pub shutdown_grace_ms: u64,
+    pub(crate) shutdown_grace_ms: u64,
 }
 
 impl Facts {
     /// The grace period in the unit of deadlines.
     #[must_use]
-    pub fn grace_ms(grace: Duration) -> u64 {
+    pub(crate) fn grace_ms(grace: Duration) -> u64 {
         u64::try_from(grace.as_millis()).unwrap_or(u64::MAX / 2)
     }
 }

@@ -16,15 +16,15 @@ use std::rc::Rc;
 
 /// A whole frame.
 #[derive(Debug)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// Its header, checked.
-    pub header: FrameHeader,
+    pub(crate) header: FrameHeader,
     /// Its body.
-    pub body: Block,
+    pub(crate) body: Block,
     /// What follows the body, up to the frame's end; perhaps nothing.
-    pub batches: Incoming,
+    pub(crate) batches: Incoming,
     /// What a large one has reserved.
-    pub reservation: Option<Reservation>,
+    pub(crate) reservation: Option<Reservation>,
 }
 
 /// A large frame that is not complete yet.
@@ -68,20 +68,20 @@ impl Partial {
 
 /// What frames are cut with: the shard's memory, and whose frames they are.
 #[derive(Debug)]
-pub struct Means<'a> {
+pub(crate) struct Means<'a> {
     /// Where memory comes from.
-    pub pool: &'a BlockPool,
+    pub(crate) pool: &'a BlockPool,
     /// What limits it.
-    pub budget: &'a mut Budget,
+    pub(crate) budget: &'a mut Budget,
     /// Whose connection it is.
-    pub client: ClientId,
+    pub(crate) client: ClientId,
     /// The largest frame that it may send.
-    pub frame_bytes_max: usize,
+    pub(crate) frame_bytes_max: usize,
 }
 
 /// The receiving side of one connection.
 #[derive(Debug, Default)]
-pub struct Input {
+pub(crate) struct Input {
     partial: Option<Box<Partial>>,
     /// Bytes behind the last whole frame: the beginning of a header, or of a frame that waits for the budget.
     rest: Vec<u8>,
@@ -96,37 +96,37 @@ pub struct Input {
 impl Input {
     /// Bytes received so far.
     #[must_use]
-    pub const fn received(&self) -> u64 {
+    pub(crate) const fn received(&self) -> u64 {
         self.received
     }
 
     /// Whole frames so far.
     #[must_use]
-    pub const fn frames(&self) -> u64 {
+    pub(crate) const fn frames(&self) -> u64 {
         self.frames
     }
 
     /// Whether a frame has begun and is not complete.
     #[must_use]
-    pub fn is_amid_frame(&self) -> bool {
+    pub(crate) fn is_amid_frame(&self) -> bool {
         self.partial.is_some() || !self.rest.is_empty()
     }
 
     /// Whether a frame waits for the budget: then nothing is to be read.
     #[must_use]
-    pub const fn is_paused(&self) -> bool {
+    pub(crate) const fn is_paused(&self) -> bool {
         self.paused
     }
 
     /// Whether a large frame is being received: then reads go to [`Input::large_spare`] first.
     #[must_use]
-    pub const fn is_large(&self) -> bool {
+    pub(crate) const fn is_large(&self) -> bool {
         self.partial.is_some()
     }
 
     /// A buffer for the next read: what was left over is in it, and there is room behind.
     #[must_use]
-    pub fn buffer(&mut self, pool: &BlockPool) -> BlockMut {
+    pub(crate) fn buffer(&mut self, pool: &BlockPool) -> BlockMut {
         self.read_bytes = self.read_bytes.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         let mut buffer = pool.take(self.read_bytes.max(self.rest.len() + FRAME_HEADER_BYTES));
         buffer.extend(&self.rest);
@@ -135,24 +135,24 @@ impl Input {
     }
 
     /// Takes back a buffer that nothing was read into.
-    pub fn keep(&mut self, buffer: &BlockMut) {
+    pub(crate) fn keep(&mut self, buffer: &BlockMut) {
         self.rest = buffer.filled().to_vec();
     }
 
     /// Whether the large frame ends with its next spare room: then bytes behind belong to the next frame.
     #[must_use]
-    pub fn is_large_spare_last(&self) -> bool {
+    pub(crate) fn is_large_spare_last(&self) -> bool {
         let left = |partial: &Partial| partial.body_filled == partial.body.len() || partial.header.batches_bytes() == 0;
         self.partial.as_deref().is_some_and(left)
     }
 
     /// Where the next bytes of the large frame go.
-    pub fn large_spare(&mut self) -> &mut [u8] {
+    pub(crate) fn large_spare(&mut self) -> &mut [u8] {
         self.partial.as_mut().expect("asked for while a large frame is being received").spare()
     }
 
     /// Notes that `bytes` have come into [`Input::large_spare`]; the frame, if that was all of it.
-    pub fn large_received(&mut self, means: &mut Means<'_>, bytes: usize) -> Option<Frame> {
+    pub(crate) fn large_received(&mut self, means: &mut Means<'_>, bytes: usize) -> Option<Frame> {
         self.received += bytes as u64;
         let partial = self.partial.as_mut().expect("noted while a large frame is being received");
         partial.advance(bytes);
@@ -172,7 +172,7 @@ impl Input {
     /// # Errors
     /// [`FrameError`] when the next frame cannot be told from what comes: the connection is of no use any more. The
     /// frames before it are in `frames`.
-    pub fn cut(
+    pub(crate) fn cut(
         &mut self,
         means: &mut Means<'_>,
         buffer: BlockMut,
@@ -189,7 +189,7 @@ impl Input {
     ///
     /// # Errors
     /// As [`Input::cut`].
-    pub fn resume(&mut self, means: &mut Means<'_>, frames: &mut Vec<Frame>) -> Result<(), FrameError> {
+    pub(crate) fn resume(&mut self, means: &mut Means<'_>, frames: &mut Vec<Frame>) -> Result<(), FrameError> {
         let rest = std::mem::take(&mut self.rest);
         let mut buffer = means.pool.take(rest.len());
         buffer.extend(&rest);
@@ -259,7 +259,7 @@ impl Input {
     }
 
     /// Gives back what an incomplete frame has reserved, when the connection ends.
-    pub fn abandon(&mut self, budget: &mut Budget) {
+    pub(crate) fn abandon(&mut self, budget: &mut Budget) {
         let partial = self.partial.take().map(|partial| partial.reservation);
         partial.into_iter().chain(self.reserved.take()).for_each(|reservation| budget.release(reservation));
     }

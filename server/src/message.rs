@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 /// A question about a partition, for the shard that owns it.
 #[derive(Debug)]
-pub enum Question {
+pub(crate) enum Question {
     /// Append this batch.
     Produce(PartitionUid, Acks, Vec<u8>),
     /// Read these.
@@ -35,7 +35,7 @@ pub enum Question {
 
 /// The answer to a [`Question`].
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// To a produce.
     Produced(Result<Produced, ProduceError>),
     /// To a fetch.
@@ -50,7 +50,7 @@ pub enum Answer {
 
 /// One part of a fetch, with its batches copied.
 #[derive(Debug)]
-pub struct RemotePart {
+pub(crate) struct RemotePart {
     partition: PartitionUid,
     batches: Result<Vec<Vec<u8>>, FetchError>,
     high_watermark: Offset,
@@ -76,7 +76,7 @@ impl From<RemotePart> for FetchedPart {
 
 /// What the controller hears from a shard.
 #[derive(Debug)]
-pub enum Report {
+pub(crate) enum Report {
     /// It has read its checkpoint and takes orders.
     Started,
     /// It has opened a partition, or could not.
@@ -89,7 +89,7 @@ pub enum Report {
 
 /// What one shard says to another.
 #[derive(Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// This connection, whose Hello has been read, wants to be on your shard.
     Connection(Socket, Greeting),
     /// Please answer under this number of mine.
@@ -110,11 +110,11 @@ pub enum Message {
 
 /// What is left of a Hello once it has been read.
 #[derive(Clone, Debug)]
-pub struct Greeting {
+pub(crate) struct Greeting {
     /// The correlation id of its frame.
-    pub correlation: u32,
+    pub(crate) correlation: u32,
     /// The protocol chosen.
-    pub protocol: u16,
+    pub(crate) protocol: u16,
     /// Name of the client, for logs.
-    pub client_name: Box<str>,
+    pub(crate) client_name: Box<str>,
 }

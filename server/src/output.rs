@@ -30,7 +30,7 @@ impl Piece {
 
 /// Buffers that are empty and may be used again. One for each shard.
 #[derive(Debug, Default)]
-pub struct Spare(Vec<Vec<u8>>);
+pub(crate) struct Spare(Vec<Vec<u8>>);
 
 impl Spare {
     fn take(&mut self) -> Vec<u8> {
@@ -47,7 +47,7 @@ impl Spare {
 
 /// What waits for one socket.
 #[derive(Debug, Default)]
-pub struct Output {
+pub(crate) struct Output {
     pieces: VecDeque<Piece>,
     /// Bytes of the first piece that are sent.
     first_sent: usize,
@@ -58,34 +58,34 @@ pub struct Output {
 impl Output {
     /// Bytes that wait.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
+    pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether nothing waits.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
     /// Bytes sent so far.
     #[must_use]
-    pub const fn sent(&self) -> u64 {
+    pub(crate) const fn sent(&self) -> u64 {
         self.sent
     }
 
     /// Adds the answer to `request`: `body`, then `batches`.
-    pub fn answer<T: Body>(&mut self, spare: &mut Spare, request: &FrameHeader, body: &T, batches: Vec<Block>) {
+    pub(crate) fn answer<T: Body>(&mut self, spare: &mut Spare, request: &FrameHeader, body: &T, batches: Vec<Block>) {
         self.frame(spare, request, ErrorCode::None, body, batches);
     }
 
     /// Adds an error as the answer to `request`.
-    pub fn refuse(&mut self, spare: &mut Spare, request: &FrameHeader, code: ErrorCode, detail: &str) {
+    pub(crate) fn refuse(&mut self, spare: &mut Spare, request: &FrameHeader, code: ErrorCode, detail: &str) {
         self.frame(spare, request, code, &ErrorBody::new(code, detail), Vec::new());
     }
 
     /// Adds an answer whose body is coded by hand.
-    pub fn answer_bytes(&mut self, spare: &mut Spare, request: &FrameHeader, body: &[u8]) {
+    pub(crate) fn answer_bytes(&mut self, spare: &mut Spare, request: &FrameHeader, body: &[u8]) {
         let header = FrameHeader::response(request, ErrorCode::None, body.len(), 0).encode();
         let out = self.open(spare);
         out.extend_from_slice(&header);
@@ -125,14 +125,14 @@ impl Output {
 
     /// The first slices that wait, for one system call.
     #[must_use]
-    pub fn slices(&self) -> Vec<IoSlice<'_>> {
+    pub(crate) fn slices(&self) -> Vec<IoSlice<'_>> {
         let mut skip = self.first_sent;
         let pieces = self.pieces.iter().take(OUTPUT_SLICES_MAX);
         pieces.map(|piece| IoSlice::new(&piece.bytes()[std::mem::take(&mut skip)..])).collect()
     }
 
     /// Notes that `count` bytes are sent.
-    pub fn advance(&mut self, spare: &mut Spare, count: usize) {
+    pub(crate) fn advance(&mut self, spare: &mut Spare, count: usize) {
         assert!(count <= self.bytes, "no more is sent than there was");
         self.bytes -= count;
         self.sent += count as u64;

@@ -13,7 +13,7 @@ use coulee_protocol::ids::ShardId;
 
 /// Whom to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub(crate) enum Asker {
     /// A connection of this shard.
     Connection(Key),
     /// Another shard, under its own number.
@@ -29,33 +29,33 @@ pub enum Asker {
 
 /// An unanswered request.
 #[derive(Debug)]
-pub struct Pending {
+pub(crate) struct Pending {
     /// Whom to answer.
-    pub asker: Asker,
+    pub(crate) asker: Asker,
     /// The header of its frame, where it came in one.
-    pub header: FrameHeader,
+    pub(crate) header: FrameHeader,
     /// What it holds of its connection's allowance.
-    pub charge: Charge,
+    pub(crate) charge: Charge,
     /// What it holds of the shard's budget.
-    pub reservation: Option<Reservation>,
+    pub(crate) reservation: Option<Reservation>,
     /// When it was complete in memory, on the monotonic clock.
-    pub began_us: u64,
+    pub(crate) began_us: u64,
     /// What has to be put together first.
-    pub gather: Option<Box<Gather>>,
+    pub(crate) gather: Option<Box<Gather>>,
 }
 
 /// An answer that is put together from several.
 #[derive(Debug)]
-pub struct Gather {
+pub(crate) struct Gather {
     /// Parts that have not come.
-    pub left: usize,
+    pub(crate) left: usize,
     /// What has come.
-    pub so_far: SoFar,
+    pub(crate) so_far: SoFar,
 }
 
 /// What has come of an answer.
 #[derive(Debug)]
-pub enum SoFar {
+pub(crate) enum SoFar {
     /// Offsets, one place for each partition of the request.
     Offsets(OffsetsResponse),
     /// A topic, one place for each of its partitions.
@@ -68,28 +68,28 @@ pub enum SoFar {
 
 /// A fetch whose partitions lie on several shards.
 #[derive(Debug)]
-pub struct Fetching {
+pub(crate) struct Fetching {
     /// One place for each partition of the request.
-    pub parts: Vec<Option<FetchedPart>>,
+    pub(crate) parts: Vec<Option<FetchedPart>>,
     /// For each shard that was asked: which, under which number, and for which places.
-    pub asked: Vec<(ShardId, RequestId, Vec<usize>)>,
+    pub(crate) asked: Vec<(ShardId, RequestId, Vec<usize>)>,
     /// Answer when this many bytes are there.
-    pub bytes_min: usize,
+    pub(crate) bytes_min: usize,
     /// The others have been told to answer with what they have.
-    pub hurried: bool,
+    pub(crate) hurried: bool,
 }
 
 impl Fetching {
     /// Bytes of batches that have come.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let slices = self.parts.iter().flatten().filter_map(|part| part.batches.as_ref().ok()).flatten();
         slices.map(|slice| slice.len()).sum()
     }
 
     /// Whether there is reason to wait no longer: enough bytes, or an error to tell.
     #[must_use]
-    pub fn is_enough(&self) -> bool {
+    pub(crate) fn is_enough(&self) -> bool {
         self.bytes() >= self.bytes_min.max(1) || self.parts.iter().flatten().any(|part| part.batches.is_err())
     }
 }

@@ -53,7 +53,7 @@ const fn token_of(key: Key) -> Token {
 
 /// What the rest of the process hears from a shard.
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
+pub(crate) enum News {
     /// Every partition has been opened, or could not be; this shard knows all of them.
     Ready(ShardId),
     /// The broker cannot start, and why.
@@ -64,33 +64,33 @@ pub enum News {
 
 /// What a shard is made of.
 #[derive(Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// Which one it is.
-    pub id: ShardId,
+    pub(crate) id: ShardId,
     /// Its ring.
-    pub ring: Ring,
+    pub(crate) ring: Ring,
     /// Its memory.
-    pub pool: BlockPool,
+    pub(crate) pool: BlockPool,
     /// Its partitions.
-    pub core: Shard<FileDisk>,
+    pub(crate) core: Shard<FileDisk>,
     /// Its end of the mesh.
-    pub mesh: MeshEnd<Message>,
+    pub(crate) mesh: MeshEnd<Message>,
     /// How it is woken.
-    pub sleeper: Sleeper,
+    pub(crate) sleeper: Sleeper,
     /// What it shows the watchdog.
-    pub pulse: Pulse,
+    pub(crate) pulse: Pulse,
     /// The listening socket, on shard 0.
-    pub listener: Option<Listener>,
+    pub(crate) listener: Option<Listener>,
     /// The owner of the catalog, on shard 0.
-    pub controller: Option<Controller>,
+    pub(crate) controller: Option<Controller>,
     /// What is true of the whole broker.
-    pub facts: Facts,
+    pub(crate) facts: Facts,
     /// What the process wants of it.
-    pub control: Control,
+    pub(crate) control: Control,
     /// Where news go.
-    pub news: mpsc::Sender<News>,
+    pub(crate) news: mpsc::Sender<News>,
     /// Bytes for frames that are received or under way.
-    pub budget_bytes: usize,
+    pub(crate) budget_bytes: usize,
 }
 
 /// How far stopping has come.
@@ -105,7 +105,7 @@ enum Phase {
 }
 
 /// One shard of the broker. It never leaves its thread.
-pub struct ShardServer {
+pub(crate) struct ShardServer {
     parts: Parts,
     clock: Clock,
     view: View,
@@ -142,7 +142,7 @@ impl std::fmt::Debug for ShardServer {
 impl ShardServer {
     /// Puts a shard together.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let shards = parts.mesh.shards();
         if let Some(listener) = &parts.listener {
             parts.ring.poll_multishot(listener.as_fd(), LISTENER, Interest::Read);
@@ -183,7 +183,7 @@ impl ShardServer {
     }
 
     /// Runs until the shard has stopped.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         self.report(Report::Started);
         while self.phase != Phase::Over {
             let began_us = self.begin();
@@ -227,7 +227,7 @@ impl ShardServer {
     }
 
     /// Waits for a completion, a message or the next deadline.
-    async fn sleep(&mut self) {
+    async fn sleep(&self) {
         let now_ms = self.now().monotonic_ms;
         let own = self.deadlines.first().map(|(deadline, _)| *deadline);
         let phase = match self.phase {

@@ -2,12 +2,12 @@
 
 /// Place in the low 32 bits, generation in the 31 above: never `u64::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub u64);
+pub(crate) struct Key(pub u64);
 
 impl Key {
     /// The place.
     #[must_use]
-    pub const fn index(self) -> u32 {
+    pub(crate) const fn index(self) -> u32 {
         self.0 as u32
     }
 
@@ -24,7 +24,7 @@ struct Place<T> {
 
 /// The things.
 #[derive(Debug)]
-pub struct Slab<T> {
+pub(crate) struct Slab<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
 }
@@ -38,12 +38,12 @@ impl<T> Default for Slab<T> {
 impl<T> Slab<T> {
     /// Things in it.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }
 
     /// Puts a thing in and answers its key.
-    pub fn insert(&mut self, thing: T) -> Key {
+    pub(crate) fn insert(&mut self, thing: T) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place { generation: 0, thing: None });
             u32::try_from(self.places.len() - 1).expect("places are bounded by the limits of who uses them")
@@ -54,7 +54,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes a thing out; its key is dead from now on.
-    pub fn remove(&mut self, key: Key) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let place = self.places.get_mut(key.index() as usize)?;
         if Key::new(key.index(), place.generation) != key {
             return None;
@@ -66,20 +66,25 @@ impl<T> Slab<T> {
     }
 
     /// The thing with this key.
-    pub fn find(&mut self, key: Key) -> Option<&mut T> {
+    pub(crate) fn find(&mut self, key: Key) -> Option<&mut T> {
         let place = self.places.get_mut(key.index() as usize)?;
         (Key::new(key.index(), place.generation) == key).then_some(place.thing.as_mut()).flatten()
     }
 
     /// The key of the thing in a place.
     #[must_use]
-    pub fn key_at(&self, index: u32) -> Option<Key> {
+    pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
         let place = self.places.get(index as usize)?;
         place.thing.as_ref().map(|_| Key::new(index, place.generation))
     }
 
+    /// All things.
+    pub(crate) fn things(&self) -> impl Iterator<Item = &T> {
+        self.places.iter().filter_map(|place| place.thing.as_ref())
+    }
+
     /// Keys of all things.
-    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         (0..).zip(&self.places).filter(|(_, place)| place.thing.is_some()).map(|(at, place)| Key::new(at, place.generation))
     }
 }

@@ -327,12 +327,9 @@ impl ShardServer {
     }
 
     /// Whether all answers that can be given are sent.
-    pub(super) fn connections_owe_nothing(&mut self) -> bool {
-        let keys: Vec<Key> = self.connections.keys().collect();
-        keys.into_iter().all(|key| match self.connections.find(key) {
-            Some(Some(connection)) => connection.output.is_empty() || !connection.writable,
-            _ => true,
-        })
+    pub(super) fn connections_owe_nothing(&self) -> bool {
+        let done = |connection: &Connection| connection.output.is_empty() || !connection.writable;
+        self.connections.things().flatten().all(|connection| done(connection))
     }
 
     pub(super) fn close_all(&mut self) {

@@ -124,7 +124,7 @@ impl Counts {
 
 impl ShardServer {
     /// Everything that this shard counts.
-    pub(super) fn stats(&mut self) -> Shard {
+    pub(super) fn stats(&self) -> Shard {
         let (core, counts) = (self.parts.core.counters(), &self.counts);
         let gauges = self.parts.core.gauges();
         let counters = [
@@ -178,7 +178,7 @@ impl ShardServer {
         let (recovered, all) = self.view.progress();
         Shard {
             shard: self.id().0,
-            recovery_percent: if all == 0 { 100 } else { (100 * recovered.min(all) / all) as u8 },
+            recovery_percent: (100 * recovered.min(all)).checked_div(all).unwrap_or(100) as u8,
             counters: counters.iter().map(|(counter, value)| CounterValue { id: counter.id(), value: *value }).collect(),
             histograms: histograms.iter().map(|(id, distribution)| distribution.value(*id)).collect(),
         }

@@ -164,7 +164,7 @@ impl ShardServer {
 
     /// The shard that owns a partition; this one where nobody knows it, to say so.
     pub(super) fn owner(&self, uid: PartitionUid) -> ShardId {
-        self.view.catalog().shard_of(uid, self.shards()).unwrap_or(self.id())
+        self.view.catalog().shard_of(uid, self.shards()).unwrap_or_else(|| self.id())
     }
 
     fn produce(&mut self, key: Key, connection: &mut Connection, frame: Frame) -> Result<(), Refusal> {
@@ -220,7 +220,7 @@ impl ShardServer {
             parts,
         };
         let owners: Vec<ShardId> = spec.parts.iter().map(|part| self.owner(part.partition)).collect();
-        let first = owners.first().copied().unwrap_or(self.id());
+        let first = owners.first().copied().unwrap_or_else(|| self.id());
         if owners.iter().all(|owner| *owner == first) {
             let pending = self.pending(key, header, None);
             let request = self.expect(key, connection, pending);

@@ -4,7 +4,7 @@ use super::ShardServer;
 use super::answers::{Come, fetch_response};
 use super::dispatch::FETCH_BYTES_MAX;
 use crate::message::Question;
-use crate::pending::{Asker, Fetching, Gather, Pending, SoFar};
+use crate::pending::{Fetching, Gather, Pending, SoFar};
 use crate::slab::Key;
 use coulee_core::shard::fetches::FetchedPart;
 use coulee_core::shard::{Described, Listed, RequestId};
@@ -70,8 +70,9 @@ impl ShardServer {
                 match self.process_stats(shards) {
                     Ok(response) => self.answer_with(&mut pending, &response, Vec::new()),
                     Err(error) => {
+                        // Descriptors have run out: it may be better the next time.
                         let detail = format!("/proc cannot be read: {error}");
-                        self.refuse_with(&mut pending, ErrorCode::UnknownServerError, &detail);
+                        self.refuse_with(&mut pending, ErrorCode::Overloaded, &detail);
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use super::{News, ShardServer};
 use crate::connection::{Connection, Stage};
 use crate::limits::CYCLE_MESSAGES_MAX;
-use crate::message::{Answer, Greeting, Message, Question, Report};
+use crate::message::{Message, Question, Report};
 use crate::pending::{Asker, Pending};
 use crate::slab::Key;
 use coulee_core::block::Block;

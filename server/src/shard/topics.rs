@@ -89,7 +89,7 @@ impl ShardServer {
     ) -> Outcome {
         let request = open::<topics::CreateRequest>(body)?;
         let change = Change::Create {
-            topic_id: TopicId(coulee_io::entropy::bytes()),
+            topic_id: TopicId(coulee_io::entropy::random_bytes_16()),
             name: topic_name(&request.name)?.into(),
             partitions: request.partitions.to_native(),
             replication_factor: request.replication_factor.to_native(),
@@ -240,7 +240,7 @@ impl ShardServer {
     pub(super) fn describe_broker(&mut self, connection: &mut Connection, header: &FrameHeader, body: &[u8]) -> Outcome {
         open::<broker::v1::Request>(body)?;
         let entry = |entry: &crate::config::Entry| broker::v1::Entry {
-            key: entry.key.as_bytes().to_vec(),
+            key: entry.key.to_string().into_bytes(),
             value: entry.value.as_bytes().to_vec(),
             origin: entry.origin.code(),
             origin_detail: entry.detail.as_bytes().to_vec(),
