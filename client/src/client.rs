@@ -122,10 +122,11 @@ impl ClientBuilder {
         self
     }
 
-    /// How old knowledge of a topic may become before it is looked up again. 5 min by default.
+    /// How old knowledge of a topic may become before it is looked up again. 5 min by default, at least 1 s.
     #[must_use]
     pub fn metadata_age_max(mut self, age: Duration) -> Self {
-        self.metadata_age_max = age;
+        // What is old at once could never be used.
+        self.metadata_age_max = age.max(Duration::from_secs(1));
         self
     }
 

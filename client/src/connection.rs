@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coulee_protocol::api::{Api, ApiKey, Body, BodyError, decode, encode};
+use coulee_protocol::error::ErrorCode;
 use coulee_protocol::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use coulee_protocol::hello::{AUTH_NONE, ApiRange, HelloRequest, HelloResponse, PROTOCOL_VERSION};
 use coulee_protocol::ids::{ClusterId, ShardId};
+use coulee_protocol::limits::FRAME_BYTES_MAX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
@@ -210,6 +212,9 @@ impl Connection {
 
     /// As [`Connection::call`], with the frame as it came.
     pub(crate) async fn exchange(&self, command: Command, answer: Answer) -> Result<Frame, Failure> {
+        if command.cost().frame_bytes > FRAME_BYTES_MAX {
+            return Err(Failure::Refused(Refusal::of_code(ErrorCode::FrameTooLarge.code())));
+        }
         if self.commands.send(command).await.is_err() {
             return Err(Failure::NotSent);
         }
@@ -352,7 +357,7 @@ impl Driver {
                 Some(command) => self.waiting = Some(command),
                 None => self.is_wanted = false,
             },
-            _ = tick.tick() => return self.watch(),
+            _ = tick.tick(), if !flight.is_empty() => return self.watch(),
         }
         None
     }

@@ -1,8 +1,8 @@
-//! Consuming by assignment: owns fetches under way and what they have brought; leaves places to its cursors and keeps no
-//! offsets for groups.
+//! Consuming by assignment: owns fetches under way and what they have brought; keeps no offsets for groups.
 //!
-//! One fetch is under way for each shard, and the next one begins before the caller has taken what the last one brought,
-//! as long as that is less than `max_bytes`. [`cursor`] decides what may come next; [`batch`] checks and opens.
+//! One fetch is under way for each shard, and the next one begins before the caller has taken what the last one
+//! brought, as long as that is less than `max_bytes`. [`cursor`] decides what may come next; [`batch`] checks and
+//! opens.
 
 pub(crate) mod batch;
 pub(crate) mod cursor;
@@ -380,7 +380,9 @@ impl Consumer {
                 Fetch { shard, wanted, result }
             });
         }
-        self.rounds = self.rounds.wrapping_add(1);
+        // What did not fit this time comes first the next time.
+        let fits = self.cursors.len() <= FETCH_PARTITIONS_MAX;
+        self.rounds = self.rounds.wrapping_add(if fits { 1 } else { FETCH_PARTITIONS_MAX });
         retry_at
     }
 

@@ -1,4 +1,91 @@
-//! Async Rust client of Coulee: producer, consumer, admin over the native protocol; knows no broker crate.
+//! Async Rust client of Coulee: producer, consumer, admin over the native protocol; knows nothing of broker insides.
+//!
+//! ```no_run
+//! use coulee_client::{Client, NewTopic, Record};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("127.0.0.1:7700").await?;
+//! client.create_topic(NewTopic::new("orders").partitions(4)).await?;
+//!
+//! let producer = client.producer("orders").build().await?;
+//! let delivery = producer.send(Record::new(b"a sandwich").key(b"table 7")).await?;
+//! println!("on disk at offset {:?}", delivery.await?.offset);
+//!
+//! let mut consumer = client.consumer("orders").build().await?;
+//! while let Some(mut batch) = consumer.poll().await? {
+//!     for record in batch.records()? {
+//!         println!("{}: {:?}", record.offset, record.value);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Connections
+//!
+//! A [`Client`] has one connection to each shard whose partitions are used, made when it is needed and made anew with
+//! growing pauses when it is lost. Requests are pipelined and bounded ([`limits`]); answers may overtake each other.
+//! Where partitions are is looked up on first use, after an answer that says so, and every five minutes.
+//!
+//! # Producing
+//!
+//! [`Producer::send`] copies a record into the open batch of its partition and returns at once, unless as much is held
+//! as [`ProducerBuilder::memory_bytes_max`] allows: then it waits. It gives a [`Delivery`], a future that says what
+//! became of the record. Sending many before awaiting the first is what makes batches:
+//!
+//! ```no_run
+//! # use coulee_client::{Client, DeliveryError, Record};
+//! # async fn run(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let producer = client.producer("orders").build().await?;
+//! let mut deliveries = Vec::new();
+//! for number in 0..1_000_u32 {
+//!     deliveries.push(producer.send(Record::new(&number.to_le_bytes())).await?);
+//! }
+//! producer.flush().await;
+//! for delivery in deliveries {
+//!     match delivery.await {
+//!         Ok(delivered) => println!("{:?}", delivered.offset),
+//!         Err(error) if error.may_be_written() => println!("perhaps written: {error}"),
+//!         Err(error) => println!("surely not written: {error}"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A batch is sent again only if it surely was not written, and never behind one of its partition that was sent after
+//! it and may have been written: order holds, and nothing is doubled. What may have been written and was not
+//! acknowledged is the caller's to decide: [`DeliveryError::OutcomeUnknown`].
+//!
+//! # Consuming
+//!
+//! A [`Consumer`] reads the partitions that it is given and remembers nothing for later. A [`Batch`] shares the memory
+//! that it was received in, and its records are slices of that. Each batch is checked on arrival: checksums, its place,
+//! and the chain to the one before. Damage on the broker's disk is never passed over silently:
+//!
+//! ```no_run
+//! # use coulee_client::{Client, ConsumeError, Start};
+//! # async fn run(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut consumer = client.consumer("orders").partitions([0, 2]).start(Start::Offset(100)).build().await?;
+//! loop {
+//!     match consumer.poll().await {
+//!         Ok(Some(mut batch)) => println!("{} records", batch.records()?.len()),
+//!         Ok(None) => break,
+//!         Err(ConsumeError::Damaged { partition, from, to }) => {
+//!             println!("{from} to {to} are lost");
+//!             consumer.skip_damaged(partition)?;
+//!         }
+//!         Err(error) => return Err(error.into()),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Administration
+//!
+//! [`Client::create_topic`], [`Client::delete_topic`], [`Client::alter_topic`], [`Client::describe_topic`],
+//! [`Client::topics`], [`Client::list_offsets`], [`Client::stats`] and [`Client::describe_broker`].
 #![forbid(unsafe_code)]
 
 mod admin;

@@ -43,6 +43,8 @@ const _: () = assert!(IN_FLIGHT_LARGE_MAX <= IN_FLIGHT_SMALL_MAX);
 // A request of any size can be in flight when nothing else is.
 const _: () = assert!(FRAME_BYTES_MAX <= IN_FLIGHT_BYTES_MAX);
 const _: () = assert!(COALESCED_BYTES < GATHERED_BYTES);
+// A produce request has one batch of any size, and compression that gains nothing still fits a frame.
+const _: () = assert!(BATCH_BYTES_MAX + BATCH_BYTES_MAX / 64 < FRAME_BYTES_MAX);
 // An answer with one batch of any size fits a frame, whatever `max_bytes` was.
 const _: () = assert!(BATCH_BYTES_MAX < FETCH_BYTES_MAX && FETCH_BYTES_MAX < FRAME_BYTES_MAX);
 // Permits of a semaphore are counted in u32 at a time.

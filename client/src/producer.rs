@@ -358,7 +358,7 @@ impl Core {
             let built = builder.finish().map_err(Landing::Unbuilt)?;
             let content = std::mem::replace(&mut batch.content, Content::Built(Bytes::from(built)));
             if let Content::Records(builder) = content {
-                lock(&self.accumulator).keep_builder(builder);
+                lock(&self.accumulator).keep_builder(*builder);
             }
         }
         match &batch.content {

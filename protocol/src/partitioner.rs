@@ -1,7 +1,7 @@
 //! Which partition a key belongs to: owns Kafka's murmur2 and the rule over it; knows no topic and no record.
 //!
-//! docs/PROTOCOL.md, "Key partitioner". Clients of the native and of the Kafka protocol agree on it for ever: a key that
-//! moved to another partition would lose its order.
+//! docs/PROTOCOL.md, "Key partitioner". Clients of the native and of the Kafka protocol agree on it for ever: a key
+//! that moved to another partition would lose its order.
 
 /// The hash's seed.
 const SEED: u32 = 0x9747_b28c;

@@ -1,5 +1,4 @@
-//! Records on their way to batches, and batches on their way to partitions: owns when a batch goes, how many are in
-//! flight and in which order one is repeated; knows no connection and reads no clock.
+//! Records on their way to partitions: owns when a batch goes and when it goes again; knows no connection and no clock.
 //!
 //! Each partition has a lane: one open batch that records are added to, sealed batches in order, and those in flight.
 //! A batch goes when it is full, or has waited for its linger, and the window has room; while it has none, the open
@@ -93,7 +92,7 @@ pub(crate) struct Taken {
 #[derive(Debug)]
 struct Open {
     id: u64,
-    builder: Box<BatchBuilder>,
+    builder: BatchBuilder,
     fate: Arc<Fate>,
     cost: usize,
     began: Duration,
@@ -160,7 +159,7 @@ pub(crate) struct Accumulator {
     lanes: Vec<Lane>,
     timers: BTreeSet<(Duration, u32)>,
     ready: VecDeque<u32>,
-    spare: Vec<Box<BatchBuilder>>,
+    spare: Vec<BatchBuilder>,
     /// Where records without a key go, until the batch there is full or gone.
     sticky: u32,
     next_id: u64,
@@ -213,6 +212,7 @@ impl Accumulator {
             (None, Some(key)) => Some(partition_of_key(key, partitions)),
             (None, None) => None,
         };
+        let mut wakes = false;
         // At most twice: a record that fits no empty batch is too large.
         loop {
             let partition = fixed.unwrap_or(self.sticky);
@@ -222,11 +222,14 @@ impl Accumulator {
             }
             let open = self.lanes[partition as usize].open.as_mut().expect("opened right above");
             match open.builder.push(record) {
-                Ok(()) => return Ok(self.taken(partition, now, cost, is_new)),
+                Ok(()) => {
+                    let taken = self.taken(partition, now, cost, is_new);
+                    return Ok(Taken { wakes: taken.wakes || wakes, ..taken });
+                }
                 Err(BuildError::Full) => {
                     assert!(!is_new, "an empty batch is full");
                     self.seal(partition);
-                    self.look_at(partition, now);
+                    wakes |= self.look_at(partition, now);
                 }
                 Err(error) => {
                     if is_new {
@@ -357,14 +360,14 @@ impl Accumulator {
     }
 
     /// Gives a builder back for later batches.
-    pub(crate) fn keep_builder(&mut self, builder: Box<BatchBuilder>) {
+    pub(crate) fn keep_builder(&mut self, builder: BatchBuilder) {
         if self.spare.len() < SPARE_BUILDERS_MAX {
             self.spare.push(builder);
         }
     }
 
     fn open(&mut self, partition: u32, now: Duration) {
-        let new = || Box::new(BatchBuilder::new(self.rules.codec, self.rules.batch_bytes_max));
+        let new = || BatchBuilder::new(self.rules.codec, self.rules.batch_bytes_max);
         let builder = self.spare.pop().unwrap_or_else(new);
         let id = self.next_id;
         self.next_id += 1;
@@ -399,7 +402,7 @@ impl Accumulator {
     fn seal(&mut self, partition: u32) {
         let lane = &mut self.lanes[partition as usize];
         let Open { id, builder, fate, cost, began, .. } = lane.open.take().expect("an open batch is sealed");
-        lane.sealed.push_back(Batch { content: Content::Records(builder), id, fate, cost, began });
+        lane.sealed.push_back(Batch { content: Content::Records(Box::new(builder)), id, fate, cost, began });
         if partition == self.sticky {
             self.sticky = (self.sticky + 1) % self.lanes.len() as u32;
         }
@@ -483,5 +486,4 @@ fn not_written(refusal: Option<Refusal>) -> DeliveryError {
 }
 
 #[cfg(test)]
-#[path = "accumulator_tests.rs"]
 mod tests;
