@@ -115,7 +115,7 @@ fn unknown_topic(topic: &str, names: &[String]) -> Failure {
     let create = format!("create it with: coulee topic create {topic}");
     let nearest = names.iter().map(|name| (edits(name, topic), name)).min();
     let similar = nearest.filter(|(distance, _)| *distance <= (topic.len() / 3).clamp(1, 3));
-    let hint = similar.map_or(create.clone(), |(_, name)| format!("did you mean {name:?}?  {create}"));
+    let hint = similar.map_or_else(|| create.clone(), |(_, name)| format!("did you mean {name:?}?  {create}"));
     Failure::coded(ErrorCode::UnknownTopicOrPartition, format!("topic {topic:?} does not exist")).hint(hint)
 }
 

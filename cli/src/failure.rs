@@ -232,7 +232,8 @@ impl From<DeliveryError> for Failure {
             DeliveryError::Undelivered => Self::local(LocalCode::BrokerUnreachable, error.to_string())
                 .hint("nothing of it was written; try again, with a longer --timeout if the broker is slow"),
             DeliveryError::OutcomeUnknown { refusal } => {
-                let why = refusal.as_ref().map_or("no answer came".to_owned(), |refusal| refusal.message.clone());
+                let why =
+                    refusal.as_ref().map_or_else(|| "no answer came".to_owned(), |refusal| refusal.message.clone());
                 Self::coded(ErrorCode::OutcomeUnknown, format!("may have been written: {why}"))
             }
             DeliveryError::Unbuilt(_) => Self::coded(ErrorCode::InvalidRecord, error.to_string()),

@@ -57,7 +57,7 @@ fn cgroup_folders(own: &str) -> Vec<PathBuf> {
 /// The size of the filesystem that a path is on, or will be.
 fn disk_bytes(path: &Path) -> u64 {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let existing = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let existing = absolute.ancestors().find(|folder| folder.exists()).unwrap_or_else(|| Path::new("/"));
     rustix::fs::statvfs(existing).map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize))
 }
 

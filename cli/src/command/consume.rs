@@ -96,8 +96,9 @@ impl Reading {
         let Some(ends) = &self.ends else { return };
         let position = |partition: &u32| self.consumer.position(*partition).unwrap_or(u64::MAX);
         let is_finished = |partition: &u32| ends.get(partition).is_none_or(|end| position(partition) >= *end);
-        let finished: Vec<u32> = self.open.iter().copied().filter(is_finished).collect();
-        finished.into_iter().for_each(|partition| self.close(partition));
+        let (finished, open): (BTreeSet<u32>, BTreeSet<u32>) = self.open.iter().partition(|at| is_finished(at));
+        self.open = open;
+        finished.into_iter().for_each(|partition| self.consumer.pause(partition).expect("open partitions are read"));
     }
 
     fn close(&mut self, partition: u32) {

@@ -25,8 +25,8 @@ const SHOWN_EVERY: u64 = 512;
 pub(crate) struct Ledger {
     /// What is counted: `line` or `event`.
     noun: &'static str,
-    /// With acks 0 nothing is acknowledged, only sent.
-    is_acknowledged: bool,
+    /// What is said of those that went well: `acknowledged`, `sent`.
+    done: &'static str,
     acknowledged: u64,
     /// Never sent, since they are wrong in themselves.
     bad: u64,
@@ -49,10 +49,10 @@ struct Acknowledged {
 }
 
 impl Ledger {
-    pub(crate) fn new(noun: &'static str, is_acknowledged: bool) -> Self {
+    pub(crate) fn new(noun: &'static str, done: &'static str) -> Self {
         Self {
             noun,
-            is_acknowledged,
+            done,
             acknowledged: 0,
             bad: 0,
             not_written: 0,
@@ -104,11 +104,10 @@ impl Ledger {
 
     /// One line for people.
     pub(crate) fn text(&self, took: Duration) -> String {
-        let what = if self.is_acknowledged { "acknowledged" } else { "sent" };
         let (count, seconds) = (self.acknowledged, took.as_secs_f64());
-        let noun = self.nouns(count);
+        let (noun, done) = (self.nouns(count), self.done);
         let rate = count as f64 / seconds.max(0.001);
-        format!("{count} {noun} {what} in {seconds:.1} s ({rate:.0}/s)")
+        format!("{count} {noun} {done} in {seconds:.1} s ({rate:.0}/s)")
     }
 
     fn nouns(&self, count: u64) -> String {
@@ -136,7 +135,7 @@ impl Ledger {
             return Ok(());
         }
         if failed == 0 {
-            let message = format!("interrupted after {done} {}, all acknowledged", self.nouns(done));
+            let message = format!("interrupted after {done} {}, all {}", self.nouns(done), self.done);
             return Err(Failure::local(LocalCode::Interrupted, message).exit(Exit::PartlyDone));
         }
         let mut notes = self.troubles.clone();
@@ -151,7 +150,7 @@ impl Ledger {
         if let (0, Some(first)) = (done, &self.first) {
             return Err(Failure { notes, ..first.clone() });
         }
-        let message = format!("{done} of {} {} were acknowledged", done + failed, self.nouns(done + failed));
+        let message = format!("{done} of {} {} were {}", done + failed, self.nouns(done + failed), self.done);
         let failure = Failure::local(LocalCode::NotAllAcknowledged, message);
         let exit = if done == 0 { Exit::Failed } else { failure.exit };
         let hint = if self.unknown > 0 {
@@ -206,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_run_without_trouble_is_told_in_one_line() {
-        let mut ledger = Ledger::new("line", true);
+        let mut ledger = Ledger::new("line", "acknowledged");
         for (partition, offset) in [(0, 5), (1, 0), (0, 6)] {
             ledger.settle_one(1, delivered(partition, offset));
         }
@@ -219,7 +218,7 @@ mod tests {
 
     #[test]
     fn bad_lines_are_told_by_number_and_the_run_is_partly_done() {
-        let mut ledger = Ledger::new("line", true);
+        let mut ledger = Ledger::new("line", "acknowledged");
         ledger.settle_one(1, delivered(0, 0));
         (2..=14).for_each(|number| ledger.reject(number, "no JSON from column 1 on"));
         let text = ledger.verdict(false).unwrap_err().text(false);
@@ -235,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_may_have_been_written_is_told_apart() {
-        let mut ledger = Ledger::new("event", true);
+        let mut ledger = Ledger::new("event", "acknowledged");
         ledger.settle_one(1, delivered(0, 0));
         ledger.settle_one(2, Err(DeliveryError::OutcomeUnknown { refusal: None }));
         ledger.settle_one(3, Err(DeliveryError::Undelivered));
@@ -249,18 +248,18 @@ mod tests {
 
     #[test]
     fn where_nothing_went_well_the_first_reason_is_the_failure() {
-        let mut ledger = Ledger::new("line", true);
+        let mut ledger = Ledger::new("line", "acknowledged");
         ledger.settle_one(1, Err(DeliveryError::Undelivered));
         let failure = ledger.verdict(false).unwrap_err();
         assert_eq!((failure.number, failure.exit), (2_003, Exit::Unavailable));
-        let mut bad = Ledger::new("line", true);
+        let mut bad = Ledger::new("line", "acknowledged");
         bad.reject(1, "no field \"userId\"");
         assert_eq!(bad.verdict(false).unwrap_err().exit, Exit::Failed);
     }
 
     #[test]
     fn an_interrupted_run_is_partly_done() {
-        let mut ledger = Ledger::new("line", true);
+        let mut ledger = Ledger::new("line", "acknowledged");
         ledger.settle_one(1, delivered(0, 0));
         let failure = ledger.verdict(true).unwrap_err();
         assert_eq!((failure.number, failure.exit), (2_015, Exit::PartlyDone));

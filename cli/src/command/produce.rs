@@ -41,7 +41,12 @@ pub(crate) async fn run(context: &Context, arguments: ProduceArguments) -> Resul
     };
     let key_field = arguments.key_field.as_deref().map(KeyField::new);
     let began = Instant::now();
-    let ledger = RefCell::new(Ledger::new("line", arguments.acks == 1));
+    let done = match arguments.acks {
+        _ if arguments.dry_run => "sound",
+        0 => "sent",
+        _ => "acknowledged",
+    };
+    let ledger = RefCell::new(Ledger::new("line", done));
     let groups = read(input).map_err(|error| unreadable(name, &error))?;
     let end = if arguments.dry_run {
         check(groups, key_field.as_ref(), &ledger).await
@@ -232,14 +237,14 @@ mod tests {
     #[test]
     fn a_dry_run_finds_every_bad_line() {
         let input = b"{\"u\":1}\nno json\n{\"u\":{}}\n{\"u\":\"x\"}";
-        let ledger = RefCell::new(Ledger::new("line", true));
+        let ledger = RefCell::new(Ledger::new("line", "sound"));
         let end = runtime().unwrap().block_on(async {
             let groups = read(Box::new(&input[..])).unwrap();
             check(groups, Some(&KeyField::new("u")), &ledger).await
         });
         assert!(matches!(end, End::Input));
         let failure = ledger.into_inner().verdict(false).unwrap_err();
-        assert_eq!(failure.message, "2 of 4 lines were acknowledged");
+        assert_eq!(failure.message, "2 of 4 lines were sound");
         assert_eq!(
             failure.notes,
             ["line 2: no JSON from column 2 on", "line 3: field \"u\" is no text, number or boolean"]
@@ -258,7 +263,7 @@ mod tests {
                 Ok(4)
             }
         }
-        let ledger = RefCell::new(Ledger::new("line", true));
+        let ledger = RefCell::new(Ledger::new("line", "sound"));
         let end =
             runtime().unwrap().block_on(async { check(read(Box::new(Failing(false))).unwrap(), None, &ledger).await });
         assert!(matches!(end, End::Unreadable(_)), "{end:?}");

@@ -31,7 +31,10 @@ pub(crate) async fn run(context: &Context, arguments: UsersArguments) -> Result<
         context.terminal.say(&format!("seed {seed}"));
     }
     let pace = Pace {
-        rate: arguments.rate.or((arguments.count.is_none()).then_some(RATE_DEFAULT)),
+        rate: match (arguments.rate, arguments.count) {
+            (None, None) => Some(RATE_DEFAULT),
+            (rate, _) => rate,
+        },
         count: arguments.count,
         began: Instant::now(),
     };
@@ -44,7 +47,7 @@ pub(crate) async fn run(context: &Context, arguments: UsersArguments) -> Result<
         Ok(producer) => producer,
         Err(error) => return Err(of_topic(&client, &arguments.topic, error).await.into()),
     };
-    let ledger = RefCell::new(Ledger::new("event", true));
+    let ledger = RefCell::new(Ledger::new("event", "acknowledged"));
     let (sender, deliveries) = mpsc::channel(PENDING_MAX);
     let broken = Notify::new();
     let bar = progress(&context.terminal, arguments.count);

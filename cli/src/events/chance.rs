@@ -21,7 +21,7 @@ impl Chance {
     /// Below `end`: the high half of a product, so that no number is more likely than another by more than `end` / 2⁶⁴.
     pub(super) fn below(&mut self, end: u64) -> u64 {
         assert!(end > 0, "there is something to choose from");
-        (u128::from(self.next()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 
     pub(super) fn one_in(&mut self, count: u64) -> bool {

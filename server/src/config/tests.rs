@@ -127,7 +127,7 @@ fn faults_in_files_name_place_and_remedy() {
         ("# größer\n[\"mémory\"]\nx = 1", r#"coulee.toml:2:2: unknown key "mémory", did you mean "memory.shard"?"#),
         (
             "[memory.shard]\nbytes = 1",
-            "coulee.toml:1:9: memory.shard can't be \"\", allowed: 32MiB to 1TiB, and for all shards together no more than the memory",
+            "coulee.toml:1:1: memory.shard can't be \"[memory.shard]\", allowed: 32MiB to 1TiB, and for all shards together no more than the memory",
         ),
         ("[kafka]\nlisten = \"x\"", r#"coulee.toml:1:2: unknown key "kafka""#),
         ("cpus = \"0,9\"", r#"coulee.toml:1:1: cpus can't be "0,9", allowed: a list of CPUs among 0-3"#),
@@ -171,7 +171,7 @@ fn variables_that_are_meant_for_others_are_left_alone() {
 /// The table of docs/CONFIGURATION.md.
 fn page_table() -> String {
     let row = |facts: &Facts| {
-        let flag = facts.flag.map_or("–".to_owned(), |flag| format!("`{flag}`"));
+        let flag = facts.flag.map_or_else(|| "–".to_owned(), |flag| format!("`{flag}`"));
         let Facts { name, default, allowed, meaning, .. } = facts;
         format!("| `{name}` | {flag} | `{}` | {default} | {allowed} | {meaning} |", facts.key.variable())
     };
