@@ -20,8 +20,8 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<_> = entries
         .map(|entry| {
-            let path = entry.unwrap().path();
-            (path.display().to_string(), fs::read(&path).unwrap())
+            let path = entry.expect("an entry of a readable folder").path();
+            (path.display().to_string(), fs::read(&path).expect("a readable file"))
         })
         .collect();
     files.sort();
