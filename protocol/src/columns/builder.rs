@@ -270,7 +270,11 @@ impl BatchBuilder {
             record.headers.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len) + 13).sum::<usize>()
                 + late(!self.header_ends.is_empty(), !record.headers.is_empty())
                 + if self.header_ends.is_empty() && !record.headers.is_empty() { 8 } else { 0 };
-        Ok(key + timestamp + headers + 2 + self.len() / 8)
+        // Null bits cost a byte for eight records once the first null is there: within the 2 bytes of each from then on.
+        let first_null = |is_null: bool, nulls: &[u8]| if is_null && nulls.is_empty() { self.len() / 8 + 1 } else { 0 };
+        let nulls = first_null(record.value.is_none(), &self.value_nulls)
+            + first_null(record.key.is_none() && !self.keys.offsets.is_empty(), &self.keys.nulls);
+        Ok(key + timestamp + headers + nulls + 2)
     }
 
     /// Whether all timestamps stay within 2³² ms of each other.
@@ -548,6 +552,14 @@ mod tests {
             let built = builder.finish().unwrap().len();
             assert!(built <= promised, "a batch of {built} bytes was counted as {promised}");
         }
+    }
+
+    #[test]
+    fn ten_thousand_small_records_with_keys_fit_one_batch() {
+        let mut builder = BatchBuilder::new(Codec::None, BATCH_BYTES_DEFAULT_MAX);
+        let record = NewRecord { key: Some(b"key"), value: Some(b"value"), ..NewRecord::default() };
+        (0..10_000).for_each(|_| builder.push(&record).unwrap());
+        assert_eq!(builder.finish().unwrap().len(), 128 + 10_000 * 8 + 2 * 10_001 * 4 + 112);
     }
 
     #[test]
