@@ -127,6 +127,11 @@ fn a_segment_named_after_an_offset_that_no_batch_can_have_is_left_alone() {
 }
 
 #[test]
+fn a_log_whose_last_segment_is_empty_behind_damage_takes_appends() {
+    recovery(include_bytes!("../fixtures/corpus/recovery/empty_last_segment_behind_damage"));
+}
+
+#[test]
 fn every_target_has_a_program_and_a_corpus() {
     for (name, _) in TARGETS {
         let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../fuzz/fuzz_targets/{name}.rs"));
