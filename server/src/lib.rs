@@ -136,7 +136,6 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
         Ok(files) => info!(now = files.now, "open files"),
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
     }
-    make_dir(&config.data_dir)?;
     let lock = coulee_io::disk::lock(&config.data_dir).map_err(StartError::Lock)?;
     let findings = selftest::run(&config.data_dir).map_err(StartError::SelfTest)?;
     info!(one_flush = findings.is_device_flush_proved, "the machine passes the self-test");
@@ -170,12 +169,6 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let controls = control.of_process(wakers);
     info!(%native, shards = config.shards, "the broker is up");
     Ok(Server { native, shards: config.shards, controls, news: heard, executors, lock })
-}
-
-fn make_dir(dir: &Path) -> Result<(), StartError> {
-    std::fs::create_dir_all(dir).map_err(|error| {
-        StartError::Refused(format!("the data directory {} cannot be made: {error}", dir.display()))
-    })
 }
 
 /// The cluster that a data directory belongs to, chosen now where it is new, and the partitions that have files.
@@ -311,8 +304,8 @@ impl Server {
     pub fn join(self) -> Result<(), RunError> {
         let Self { news, executors, lock, .. } = self;
         executors.join();
-        let unclean: Vec<ShardId> =
-            news.try_iter().filter_map(|news| if let News::Stopped(id, false) = news { Some(id) } else { None }).collect();
+        let unclean = |news| if let News::Stopped(id, false) = news { Some(id) } else { None };
+        let unclean: Vec<ShardId> = news.try_iter().filter_map(unclean).collect();
         drop(lock);
         if unclean.is_empty() { Ok(()) } else { Err(RunError::Unclean(unclean)) }
     }
