@@ -1,4 +1,4 @@
-//! Error codes of the command line itself: owns their numbers, names and meanings; none of them ever goes over the wire.
+//! Error codes of the command line itself: owns numbers, names and meanings; none ever goes over the wire.
 //!
 //! Codes below 2,000 are the protocol's (`coulee_protocol::error`). A published number is never reused.
 
