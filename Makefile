@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: test fmt lint doc unit bench fuzz measure golden corpus
+.PHONY: test fmt lint doc unit loom bench fuzz measure golden corpus
 
 test: ## everything CI runs, each part with its time
 	@bash .ci/test
@@ -20,8 +20,12 @@ doc: ## rustdoc, warnings are errors
 unit: ## all tests of all crates
 	$(CARGO) test --workspace --locked
 
-bench: ## criterion benches of codec, validation, CRC, append, recovery
+loom: ## the mesh in every interleaving, and two broken ones that have to be noticed
+	@bash .ci/loom
+
+bench: ## criterion benches of codec, validation, CRC, append, recovery, and a table of their medians
 	$(CARGO) bench -p coulee-bench --locked
+	python3 bench/medians.py
 
 fuzz: ## a million executions of each fuzz target; installs cargo-fuzz when it is missing
 	@bash fuzz/run

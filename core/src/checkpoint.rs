@@ -225,7 +225,11 @@ pub async fn store<D: Disk>(disk: D, pool: BlockPool, shard: u16, checkpoint: Ch
         None => {
             // Room to grow, so that a name changes rarely.
             let file = disk.create(name, (2 * len) as u64).await?;
-            disk.sync_dir(Dir::Checkpoints).await?;
+            if let Err(error) = disk.sync_dir(Dir::Checkpoints).await {
+                // The next one has to make the name durable: it must not find this file.
+                disk.remove(name).await?;
+                return Err(error);
+            }
             file
         }
     };

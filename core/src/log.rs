@@ -164,6 +164,8 @@ pub struct SealWork<F> {
     pub trailer: (u64, Block),
     /// The index file's name and bytes.
     pub index: (FileName, Vec<u8>),
+    /// Holds the segment's file and its directory while this is under way.
+    pub lease: Rc<()>,
 }
 
 /// Where a read finds its batches.
@@ -398,6 +400,12 @@ impl<D: Disk> Log<D> {
         }
     }
 
+    /// Whether anything was written since the last sync, or is being written.
+    #[must_use]
+    pub fn has_unsynced(&self) -> bool {
+        self.appender.is_writing() || self.sync_work().is_some()
+    }
+
     /// What the next sync has to cover, if anything was written since the last.
     #[must_use]
     pub fn sync_work(&self) -> Option<SyncWork<D::File>> {
@@ -434,7 +442,8 @@ impl<D: Disk> Log<D> {
         let reach = match unnamed {
             Some(at) if self.synced.offset >= self.segments[at].page.base_offset => {
                 let before = at.checked_sub(1).and_then(|before| self.segments[before].end);
-                before.unwrap_or(self.durable)
+                // Where a whole segment was lost, the one before it ends below what is durable.
+                before.filter(|end| end.offset >= self.durable.offset).unwrap_or(self.durable)
             }
             _ => self.synced,
         };
@@ -445,15 +454,16 @@ impl<D: Disk> Log<D> {
         self.durable = reach;
     }
 
-    /// A segment that may take its name now: everything before it is durable.
-    pub fn naming_due(&mut self) -> Option<(FileName, FileName)> {
+    /// A segment that may take its name now, and what holds its file: everything before it is durable.
+    pub fn naming_due(&mut self) -> Option<(FileName, FileName, Rc<()>)> {
         let (durable, uid) = (self.durable.offset, self.owner.partition_uid);
         let segment = self.segments.iter_mut().find(|segment| segment.pool_name.is_some())?;
         if segment.naming || segment.page.base_offset > durable {
             return None;
         }
         segment.naming = true;
-        segment.pool_name.map(|from| (from, FileName::Segment(uid, segment.page.base_offset)))
+        let lease = Rc::clone(&segment.lease);
+        segment.pool_name.map(|from| (from, FileName::Segment(uid, segment.page.base_offset), lease))
     }
 
     /// Notes that the segment at `base` has its name, durably.
@@ -501,7 +511,8 @@ impl<D: Disk> Log<D> {
             name: segment.pool_name.unwrap_or(FileName::Segment(uid, segment.page.base_offset)),
             file: segment.file,
             size: segment.page.size,
-            prezeroed: segment.page.prezeroed,
+            // Where bytes have changed by themselves, others may.
+            prezeroed: segment.page.prezeroed && !segment.damaged,
             lease: segment.lease,
         };
         self.segments.into_iter().map(retired).collect()
@@ -561,7 +572,7 @@ impl<D: Disk> Log<D> {
                 next_offset,
                 next_index,
                 prev_header_crc,
-                epoch: LeaderEpoch(1),
+                epoch: page.leader_epoch,
             },
             end: segment_end,
             segment_end,
@@ -581,6 +592,12 @@ impl<D: Disk> Log<D> {
                 self.job(at, entry.map(|entry| (entry.offset, entry.index, entry.position)), end)
             })
             .collect()
+    }
+
+    /// The greatest timestamp of all records, as far as it is known.
+    #[must_use]
+    pub fn max_timestamp(&self) -> Option<Timestamp> {
+        self.segments.iter().filter_map(|segment| segment.index.max_timestamp()).max()
     }
 
     /// Keeps the file of the sealed segment at `base` that a read has opened; whether it was not open before.
@@ -684,6 +701,7 @@ impl<D: Disk> Segment<D> {
             footer: (u64::from(footer.position()), page(&|out| footer.encode(out))),
             trailer: (u64::from(self.page.size.bytes()) - BLOCK_BYTES as u64, page(&|out| trailer.encode(out))),
             index: (FileName::Index(uid, base), self.index.encode(&of)),
+            lease: Rc::clone(&self.lease),
         }
     }
 }
@@ -712,6 +730,7 @@ impl<F: File> SealWork<F> {
         {
             return disk.remove(name).await;
         }
+        drop(self.lease);
         Ok(())
     }
 }

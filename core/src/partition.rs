@@ -96,6 +96,8 @@ pub struct Partition<D: Disk> {
     /// Fetches that wait for the high watermark to move, by number.
     parked: Vec<u64>,
     offline: bool,
+    /// Append buffers that the shard has counted: bytes and number.
+    counted: (usize, usize),
     /// Its epoch is in a durable checkpoint: it may append.
     writable: bool,
     /// A segment file is on its way.
@@ -115,6 +117,7 @@ impl<D: Disk> Partition<D> {
             waiting: VecDeque::new(),
             parked: Vec::new(),
             offline: false,
+            counted: (0, 0),
             writable: false,
             segment_requested: false,
         }
@@ -256,11 +259,33 @@ impl<D: Disk> Partition<D> {
     }
 
     /// Stops the partition after a failed write or sync: nothing more is taken or acknowledged until a restart has
-    /// read the device. Who waited learns that the outcome is unknown.
+    /// read the device. Who waits for an answer learns that the outcome is unknown.
     pub fn fail(&mut self) -> Vec<RequestId> {
         self.offline = true;
-        let waiting = self.waiting.drain(..).map(|waiting| waiting.request);
+        let answered = |waiting: &Waiting| waiting.acks == Acks::Acknowledged;
+        let waiting = self.waiting.drain(..).filter(answered).map(|waiting| waiting.request);
         self.acks.abandon().map(|ack| ack.request).chain(waiting).collect()
+    }
+
+    /// Bytes and number of the append buffers that the tail cache has kept since this was last asked.
+    pub fn newly_kept(&mut self) -> (usize, usize) {
+        let (before, now) = (self.counted, self.log.cached());
+        assert!(now.0 >= before.0 && now.1 >= before.1, "a buffer that was counted goes by being evicted");
+        self.counted = now;
+        (now.0 - before.0, now.1 - before.1)
+    }
+
+    /// Lets the oldest append buffer go, which was counted; its bytes.
+    pub fn evict(&mut self) -> Option<usize> {
+        let bytes = self.log.evict()?;
+        self.counted = (self.counted.0 - bytes, self.counted.1 - 1);
+        Some(bytes)
+    }
+
+    /// Bytes of the append buffers that were counted and are still kept.
+    #[must_use]
+    pub const fn counted_bytes(&self) -> usize {
+        self.counted.0
     }
 
     /// Parks fetch `number` until the high watermark moves.

@@ -36,13 +36,33 @@ pub struct SegmentPool<F> {
     bytes_max: u64,
     /// Making one has failed: none is made until something is given back or asked for.
     paused: bool,
+    /// Bytes of retired files that are on their way into the pool.
+    returning: u64,
 }
 
 impl<F: File> SegmentPool<F> {
     /// A pool with the files that a start has found, keeping at most `bytes_max` in reserve.
     #[must_use]
     pub fn new(shard: u16, found: Vec<ReadyFile<F>>, next_number: u64, bytes_max: u64) -> Self {
-        Self { shard, ready: found, making: [0; 4], asked: [0; 4], next_number, bytes_max, paused: false }
+        Self { shard, ready: found, making: [0; 4], asked: [0; 4], next_number, bytes_max, paused: false, returning: 0 }
+    }
+
+    /// Files that are ready.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Bytes of the files that are ready.
+    #[must_use]
+    pub fn ready_bytes(&self) -> u64 {
+        self.ready.iter().map(|ready| u64::from(ready.size.bytes())).sum()
     }
 
     /// A ready file of `size`, if there is one.
@@ -60,12 +80,12 @@ impl<F: File> SegmentPool<F> {
         self.next_number
     }
 
-    /// Bytes of the files that are ready or being made.
+    /// Bytes of the files that are ready, being made or on their way back.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let ready: u64 = self.ready.iter().map(|ready| u64::from(ready.size.bytes())).sum();
         let making = SegmentSize::ALL.iter().map(|size| self.making[index(*size)] as u64 * u64::from(size.bytes()));
-        ready + making.sum::<u64>()
+        ready + making.sum::<u64>() + self.returning
     }
 
     /// The size of a file to make now, if one is wanted and there is room.
@@ -88,16 +108,21 @@ impl<F: File> SegmentPool<F> {
         self.ready.extend(file);
     }
 
-    /// Takes a recycled file in; whether there was room.
-    pub fn give_back(&mut self, file: ReadyFile<F>) {
-        self.paused = false;
-        self.ready.push(file);
+    /// Whether a retired file of `size` is worth keeping; then its room is kept until [`SegmentPool::give_back`].
+    pub fn expects(&mut self, size: SegmentSize) -> bool {
+        let room = self.bytes() + u64::from(size.bytes()) <= self.bytes_max;
+        if room {
+            self.returning += u64::from(size.bytes());
+        }
+        room
     }
 
-    /// Whether a retired file of `size` is worth keeping.
-    #[must_use]
-    pub fn has_room(&self, size: SegmentSize) -> bool {
-        self.bytes() + u64::from(size.bytes()) <= self.bytes_max
+    /// Takes in the files that have come of `expected` bytes.
+    pub fn give_back(&mut self, expected: u64, files: Vec<ReadyFile<F>>) {
+        assert!(self.returning >= expected, "what comes back was expected");
+        self.returning -= expected;
+        self.paused &= files.is_empty();
+        self.ready.extend(files);
     }
 
     /// The shard it belongs to.

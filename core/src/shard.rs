@@ -72,6 +72,8 @@ pub enum Command {
     },
     /// Read batches of some partitions.
     Fetch(RequestId, FetchSpec),
+    /// Answer a fetch that waits with what there is.
+    Hurry(RequestId),
     /// Look an offset up.
     ListOffsets(RequestId, PartitionUid, OffsetQuery),
     /// Take no more produces, make everything durable, write a clean checkpoint.
@@ -109,8 +111,10 @@ pub enum OffsetQuery {
     Earliest,
     /// The high watermark.
     Latest,
-    /// The first batch with a record at or after this time.
+    /// The first record at or after this time.
     AtOrAfter(Timestamp),
+    /// The first record with the greatest time of all.
+    MaxTimestamp,
 }
 
 /// What a produce brings.
@@ -161,7 +165,7 @@ pub struct Opened {
 /// What a look-up of an offset answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// The offset; with the time of its batch where it was looked up by time.
+    /// The offset; with the time of its record where it was looked up by time.
     At(Offset, Option<Timestamp>),
     /// No record is that young.
     Nowhere,
@@ -219,6 +223,27 @@ pub struct Counters {
     pub copied_bytes: u64,
 }
 
+/// What a shard has now; plain numbers, read by Stats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Partitions that are open.
+    pub partitions: u64,
+    /// Of those, offline.
+    pub partitions_offline: u64,
+    /// Their segments.
+    pub segments: u64,
+    /// Bytes of their segment files.
+    pub log_bytes: u64,
+    /// Files in the pool.
+    pub pool_segments: u64,
+    /// Bytes of them.
+    pub pool_bytes: u64,
+    /// Produces that wait.
+    pub pending_acks: u64,
+    /// Fetches that wait.
+    pub waiting_fetches: u64,
+}
+
 /// How a shard is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardOptions {
@@ -234,7 +259,7 @@ pub struct ShardOptions {
 enum Done<D: Disk> {
     Opened(PartitionUid, TopicConfig, Result<Box<(Log<D>, Report)>, RecoveryError>),
     Written(PartitionUid, WriteId, bool, Result<(), DiskError>),
-    Synced(Vec<(PartitionUid, Mark, Result<(), DiskError>)>),
+    Synced(Synced),
     SegmentMade(PartitionUid, Result<NewSegment<D::File>, DiskError>),
     Named(PartitionUid, Offset, Result<(), DiskError>),
     Sealed(PartitionUid, Offset, Result<(), DiskError>),
@@ -242,8 +267,24 @@ enum Done<D: Disk> {
     Found(RequestId, Result<Option<TimedOffset>, ReadError>),
     Checkpointed(u64, Result<(), DiskError>),
     PoolMade(SegmentSize, Option<ReadyFile<D::File>>),
-    Recycled(Option<ReadyFile<D::File>>),
-    Removed(PartitionUid, Result<(), DiskError>),
+    /// Bytes that the pool expected, and the files that have come.
+    Recycled(u64, Vec<ReadyFile<D::File>>),
+    Removed(PartitionUid, Result<(), DiskError>, u64, Vec<ReadyFile<D::File>>),
+}
+
+/// What a sync has brought.
+struct Synced {
+    /// Each partition that it was for, what it was to cover, and whether it has.
+    marks: Vec<(PartitionUid, Mark, Result<(), DiskError>)>,
+    /// A flush of the device has failed.
+    flush_failed: bool,
+}
+
+/// A deleted partition, until nothing reads, writes, names, seals or opens its files.
+struct Removal<F> {
+    uid: PartitionUid,
+    files: Vec<RetiredFile<F>>,
+    opening: bool,
 }
 
 type InFlight<D> = Pin<Box<dyn Future<Output = Done<D>>>>;
@@ -255,6 +296,10 @@ struct Checkpoints {
     /// The greatest sequence that is durable.
     stored: u64,
     storing: bool,
+    /// The last one could not be stored: the next is not urgent, whoever waits for it.
+    failed: bool,
+    /// A flush of the device has failed while it was being stored: it does not count.
+    spoiled: bool,
     /// Something has moved since the last one was begun.
     due: bool,
     last_ms: u64,
@@ -320,6 +365,8 @@ pub struct Shard<D: Disk> {
     /// Sealed segments whose file is open, in the order they were opened.
     open_files: VecDeque<(PartitionUid, Offset)>,
     retired: VecDeque<RetiredFile<D::File>>,
+    /// Deleted partitions whose files are still in use.
+    removals: Vec<Removal<D::File>>,
     segments: SegmentPool<D::File>,
     checkpoints: Checkpoints,
     stopping: Stopping,
@@ -368,6 +415,7 @@ impl<D: Disk> Shard<D> {
             kept_bytes: 0,
             open_files: VecDeque::new(),
             retired: VecDeque::new(),
+            removals: Vec::new(),
             segments,
             checkpoints: Checkpoints { sequence, stored: sequence, unopened, ..Checkpoints::default() },
             stopping: Stopping::No,
@@ -382,6 +430,25 @@ impl<D: Disk> Shard<D> {
     pub fn counters(&self) -> Counters {
         let copied_bytes = self.partitions.values().map(|partition| partition.log.copied_bytes()).sum();
         Counters { copied_bytes, ..self.counters }
+    }
+
+    /// What there is now.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        let mut gauges = Gauges {
+            pool_segments: self.segments.len() as u64,
+            pool_bytes: self.segments.ready_bytes(),
+            waiting_fetches: self.parked() as u64,
+            ..Gauges::default()
+        };
+        for partition in self.partitions.values() {
+            gauges.partitions += 1;
+            gauges.partitions_offline += u64::from(partition.is_offline());
+            gauges.segments += partition.log.segment_count() as u64;
+            gauges.log_bytes += partition.log.size_bytes();
+            gauges.pending_acks += partition.pending() as u64;
+        }
+        gauges
     }
 
     /// A partition that is open.
@@ -422,6 +489,7 @@ impl<D: Disk> Shard<D> {
                 }
             }
             Command::Fetch(request, spec) => self.fetch(request, spec),
+            Command::Hurry(request) => self.hurry(request),
             Command::ListOffsets(request, uid, query) => self.list_offsets(request, uid, query),
             Command::Stop => {
                 if self.stopping == Stopping::No {
@@ -454,7 +522,7 @@ impl<D: Disk> Shard<D> {
                 for request in partition.fail() {
                     self.effects.push_back(Effect::Produced(request, Err(ProduceError::Unknown)));
                 }
-                self.kept_bytes -= partition.log.cached().0;
+                self.kept_bytes -= partition.counted_bytes();
                 partition.log.into_files()
             }
             None => Vec::new(),
@@ -464,7 +532,8 @@ impl<D: Disk> Shard<D> {
         }
         self.kept.retain(|owner| *owner != uid);
         self.open_files.retain(|(owner, _)| *owner != uid);
-        self.remove_files(uid, files);
+        let opening = self.opening.remove(&uid);
+        self.removals.push(Removal { uid, files, opening });
     }
 
     fn produce(
@@ -528,9 +597,14 @@ impl<D: Disk> Shard<D> {
             return;
         };
         let end = partition.high_watermark();
+        let query = match (query, partition.log.max_timestamp()) {
+            (OffsetQuery::MaxTimestamp, Some(timestamp)) => OffsetQuery::AtOrAfter(timestamp),
+            (query, _) => query,
+        };
         let listed = match query {
             OffsetQuery::Earliest => Listed::At(partition.log.log_start(), None),
             OffsetQuery::Latest => Listed::At(end, None),
+            OffsetQuery::MaxTimestamp => Listed::Nowhere,
             OffsetQuery::AtOrAfter(timestamp) => {
                 let jobs = partition.log.time_jobs(timestamp, end);
                 self.io.push(Box::pin(async move {
@@ -585,7 +659,7 @@ impl<D: Disk> Shard<D> {
         match done {
             Done::Opened(uid, config, opened) => self.opened(uid, config, opened),
             Done::Written(uid, id, durable, result) => self.written(uid, id, durable, result),
-            Done::Synced(marks) => self.synced(marks),
+            Done::Synced(synced) => self.synced(synced),
             Done::SegmentMade(uid, made) => self.segment_made(uid, made),
             Done::Named(uid, base, result) => self.named(uid, base, result),
             Done::Sealed(uid, base, result) => self.sealed(uid, base, &result),
@@ -600,14 +674,21 @@ impl<D: Disk> Shard<D> {
             }
             Done::Checkpointed(sequence, result) => self.checkpointed(sequence, &result),
             Done::PoolMade(size, file) => self.segments.made(size, file),
-            Done::Recycled(file) => file.into_iter().for_each(|file| self.segments.give_back(file)),
-            Done::Removed(uid, result) => self.effects.push_back(Effect::Deleted(uid, result)),
+            Done::Recycled(expected, files) => self.segments.give_back(expected, files),
+            Done::Removed(uid, result, expected, files) => {
+                self.segments.give_back(expected, files);
+                self.effects.push_back(Effect::Deleted(uid, result));
+            }
         }
     }
 
     fn opened(&mut self, uid: PartitionUid, config: TopicConfig, opened: Result<Box<(Log<D>, Report)>, RecoveryError>) {
         if !self.opening.remove(&uid) {
             // Deleted while it was being opened.
+            if let Some(removal) = self.removals.iter_mut().find(|removal| removal.uid == uid) {
+                removal.opening = false;
+                removal.files = opened.map(|opened| opened.0.into_files()).unwrap_or_default();
+            }
             return;
         }
         let (log, report) = match opened {

@@ -13,10 +13,10 @@ use coulee_core::executor::{Random, block_on};
 use coulee_core::meta;
 use coulee_core::partition::Acks;
 use coulee_core::shard::fetches::{FetchPart, FetchSpec};
-use coulee_core::shard::{Command, Effect, Now, RequestId, Shard, ShardOptions};
+use coulee_core::shard::{Command, Effect, Listed, Now, OffsetQuery, RequestId, Shard, ShardOptions};
 use coulee_protocol::batch::HEADER_BYTES;
 use coulee_protocol::error::ErrorCode;
-use coulee_protocol::ids::{ClusterId, Offset, PartitionUid, TopicId};
+use coulee_protocol::ids::{ClusterId, Offset, PartitionUid, Timestamp, TopicId};
 use model::{OPTIONS, batch, dice, incoming};
 use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Waker};
@@ -320,4 +320,46 @@ fn a_damaged_catalog_is_a_refusal_to_start_and_removes_nothing() {
     let disk = node.disk.clone();
     let partitions = block_on(&disk, &mut Random::new(1), disk.list_partitions()).unwrap();
     assert_eq!(partitions.len(), 20);
+}
+
+#[test]
+fn a_fetch_that_waits_is_answered_at_once_when_it_is_hurried() {
+    let mut node = Node::start(MemoryDisk::new(), 1, 3);
+    node.settle();
+    node.change(1, create("orders", 1, 1)).unwrap();
+    let (uid, shard) = node.shard_of("orders", 0);
+    let parts = vec![FetchPart { partition: uid, offset: Offset(0), bytes_max: 1 << 20 }];
+    let spec = FetchSpec { parts, bytes_min: 1, bytes_max: 1 << 20, wait_ms: u64::MAX / 2 };
+    shard.command(Command::Fetch(RequestId(9), spec));
+    assert_eq!(shard.gauges().waiting_fetches, 1);
+    shard.command(Command::Hurry(RequestId(8)));
+    assert_eq!(shard.gauges().waiting_fetches, 1, "another request is meant");
+    shard.command(Command::Hurry(RequestId(9)));
+    let is = |effect: &Effect| matches!(effect, Effect::Fetched(answered, _) if answered.0 == 9);
+    node.until(|node| node.effects.iter().any(is));
+}
+
+#[test]
+fn offsets_by_time_name_the_record_and_the_youngest_one_is_found() {
+    let mut node = Node::start(MemoryDisk::new(), 1, 3);
+    node.settle();
+    node.change(1, create("orders", 1, 1)).unwrap();
+    // Three records each, all with the number of their batch as their time.
+    for number in [10, 40, 20, 30] {
+        node.produce(number, "orders", 0);
+    }
+    let mut listed = |number: u64, query| {
+        let (uid, shard) = node.shard_of("orders", 0);
+        shard.command(Command::ListOffsets(RequestId(number), uid, query));
+        let is = |effect: &Effect| matches!(effect, Effect::Listed(answered, _) if answered.0 == number);
+        node.until(|node| node.effects.iter().any(is));
+        let Some(Effect::Listed(_, listed)) = node.effects.drain(..).find(is) else { panic!("not listed") };
+        listed
+    };
+    let at = |offset, time: Option<i64>| Listed::At(Offset(offset), time.map(Timestamp));
+    assert_eq!(listed(101, OffsetQuery::MaxTimestamp), at(3, Some(40)));
+    assert_eq!(listed(102, OffsetQuery::AtOrAfter(Timestamp(15))), at(3, Some(40)));
+    assert_eq!(listed(103, OffsetQuery::AtOrAfter(Timestamp(10))), at(0, Some(10)));
+    assert_eq!(listed(104, OffsetQuery::AtOrAfter(Timestamp(41))), Listed::Nowhere);
+    assert_eq!(listed(105, OffsetQuery::Latest), at(12, None));
 }

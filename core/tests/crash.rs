@@ -2,8 +2,10 @@
 
 mod model;
 
+use coulee_core::config::TopicConfig;
 use coulee_core::disk::memory::MemoryDisk;
-use coulee_core::executor::Runner;
+use coulee_core::executor::{Random, Runner};
+use coulee_core::shard::ShardOptions;
 use model::{Model, OPTIONS, Verdict, dice, open_all, restart, small_segments};
 
 /// One random thing: a batch, time, or a step of disk or shard.
@@ -19,17 +21,22 @@ fn happen(runner: &mut Runner, model: &mut Model, partitions: u64) -> Verdict<us
     model.take_acks(runner)
 }
 
+/// Runs one seed with small segments.
+fn run(seed: u64, prepare: fn(&MemoryDisk)) -> Verdict<(usize, u64)> {
+    run_with(seed, prepare, Model::default(), OPTIONS)
+}
+
 /// Runs one seed: produces, completions in any order, time, and power cuts at random steps. Answers how many batches
 /// were acknowledged and the disk's trace.
-fn run(seed: u64, prepare: fn(&MemoryDisk)) -> Verdict<(usize, u64)> {
+fn run_with(seed: u64, prepare: fn(&MemoryDisk), mut model: Model, options: ShardOptions) -> Verdict<(usize, u64)> {
     let mut dice = dice(seed);
     let partitions = 1 + dice.below(3);
     let disk = MemoryDisk::crashing();
     disk.set_device_flush(dice.below(2) == 0);
     prepare(&disk);
-    let (mut model, mut acked, mut trace) = (Model::default(), 0, 0);
-    let mut runner = Runner::start(disk, OPTIONS, seed).map_err(|error| error.to_string())?;
-    open_all(&mut runner, partitions, small_segments())?;
+    let (mut acked, mut trace) = (0, 0);
+    let mut runner = Runner::start(disk, options, seed).map_err(|error| error.to_string())?;
+    open_all(&mut runner, partitions, model.config)?;
     for round in 0..2 + dice.below(3) {
         for _ in 0..dice.below(1_200) {
             acked += happen(&mut runner, &mut model, partitions)?;
@@ -51,6 +58,31 @@ fn nothing_acknowledged_is_lost_doubled_or_changed_by_a_power_cut_at_any_step() 
     }
     println!("1,200 seeds, {acked} batches acknowledged");
     assert!(acked > 50_000, "only {acked} batches were acknowledged: the test has lost its teeth");
+}
+
+/// Batches from one record to most of a segment of 64 KiB, and some that only the next larger size holds.
+fn up_to_large(random: &mut Random) -> (u64, usize) {
+    match random.below(16) {
+        0 => (1, 100_000 + random.below(300_000) as usize),
+        1..=4 => (1 + random.below(3), 30_000 + random.below(20_000) as usize),
+        5..=7 => (50, 100),
+        _ => (1 + random.below(5), random.below(400) as usize),
+    }
+}
+
+#[test]
+fn segments_that_grow_from_64_kib_to_1_mib_lose_nothing_either() {
+    let config = TopicConfig::parse([("segment.bytes", "1048576")]).unwrap();
+    let options = ShardOptions { pool_bytes: 4 << 20, ..OPTIONS };
+    let (mut acked, mut grown) = (0, 0);
+    for seed in 5_000..5_060 {
+        let model = Model { config, shape: up_to_large, ..Model::default() };
+        let ran = run_with(seed, |_| (), model, options);
+        acked += ran.unwrap_or_else(|wrong| panic!("{wrong}")).0;
+        grown += 1;
+    }
+    println!("{grown} seeds, {acked} batches acknowledged");
+    assert!(acked > 2_000, "only {acked} batches were acknowledged: the test has lost its teeth");
 }
 
 /// One scenario with roll, naming, sealing and checkpoints, cut after each of its steps.

@@ -1,3 +1,4 @@
-//! Holds what the proofs in `tests/tests` share: the tidy rules, disks, brokers; refuses product code.
+//! Holds what the proofs in `tests/tests` share: the tidy rules, fuzz bodies, disks, brokers; refuses product code.
 
+pub mod fuzz;
 pub mod tidy;

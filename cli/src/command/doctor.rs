@@ -12,7 +12,7 @@ use crate::sheet::Sheet;
 /// Runs the checks for a broker with the configuration of the arguments.
 pub(crate) fn run(context: &Context, arguments: &DoctorArguments) -> Result<(), Stop> {
     let config = config::load(&arguments.layers)?;
-    let checks = broker::checks(&config)?;
+    let checks = broker::checks(&config);
     let sheet = sheet(&checks);
     print(|out| sheet.write(arguments.answer.output, out))?;
     verdict(&checks)?;
@@ -28,14 +28,14 @@ fn sheet(checks: &[Check]) -> Sheet {
             Outcome::Warning => "warning",
             Outcome::Failed => "failed",
         };
-        sheet.push([check.name.as_str(), outcome, check.advice.as_str()].map(Value::from));
+        sheet.push([check.name, outcome, check.advice.as_str()].map(Value::from));
     }
     sheet
 }
 
 fn verdict(checks: &[Check]) -> Result<(), Failure> {
     let failed: Vec<&str> =
-        checks.iter().filter(|check| check.outcome == Outcome::Failed).map(|check| check.name.as_str()).collect();
+        checks.iter().filter(|check| check.outcome == Outcome::Failed).map(|check| check.name).collect();
     if failed.is_empty() {
         return Ok(());
     }
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn one_failed_check_is_a_failure_and_a_warning_is_none() {
-        let check = |name: &str, outcome| Check { name: name.into(), outcome, advice: String::new() };
+        let check = |name, outcome| Check { name, outcome, advice: String::new() };
         let sound = [check("io_uring", Outcome::Good), check("memlock", Outcome::Warning)];
         assert_eq!(verdict(&sound), Ok(()));
         let failure = verdict(&[check("io_uring", Outcome::Failed), check("memlock", Outcome::Good)]).unwrap_err();

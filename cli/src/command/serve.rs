@@ -22,10 +22,26 @@ pub(crate) fn run(context: &Context, arguments: &ServeArguments) -> Result<(), S
     let _entered = runtime.enter();
     let mut signals = Signals::new().map_err(fail)?;
     let broker = broker::start(&config)?;
-    announce(context, &config, &broker)?;
+    let drainer = broker.drainer();
     runtime.block_on(async {
+        let waiting = tokio::task::spawn_blocking(move || (broker.wait_ready(), broker));
+        tokio::pin!(waiting);
+        let (ready, broker) = tokio::select! {
+            done = &mut waiting => done,
+            () = signals.next() => {
+                drainer.drain();
+                waiting.await
+            }
+        }
+        .expect("waiting for threads does not panic");
+        if let Err(failure) = ready {
+            drainer.drain();
+            broker.join()?;
+            return Err(failure.into());
+        }
+        announce(context, &config, &broker)?;
         signals.next().await;
-        broker.drain();
+        drainer.drain();
         let ended = tokio::task::spawn_blocking(move || broker.join());
         tokio::select! {
             ended = ended => ended.expect("waiting for threads does not panic").map_err(Stop::from),

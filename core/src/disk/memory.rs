@@ -28,12 +28,22 @@ pub struct Faults {
     pub syncs_do_nothing: bool,
     /// Syncs and flushes of files, and writes that are to be durable, never complete.
     pub syncs_hang: bool,
-    /// The next sync or flush of files fails, and the writes it should have covered are never durable.
+    /// The next sync of a file fails, and the writes it should have covered are never durable.
     pub next_sync_fails: bool,
+    /// The next flush of the device fails, and no write that has completed and was not synced is ever durable.
+    pub next_flush_fails: bool,
     /// The next write fails, half done.
     pub next_write_fails: bool,
     /// The next read fails.
     pub next_read_fails: bool,
+    /// The next file is not created.
+    pub next_create_fails: bool,
+    /// The next file is not renamed.
+    pub next_rename_fails: bool,
+    /// The next sync of a directory fails; what it should have covered is durable with a later one.
+    pub next_dir_sync_fails: bool,
+    /// The files that the `next` faults strike; all where there is none. Flushes and directories have no file.
+    pub aim: Option<fn(FileName) -> bool>,
     /// No file can be created.
     pub full: bool,
 }
@@ -42,6 +52,8 @@ struct Unsynced {
     position: usize,
     bytes: Vec<u8>,
     completed: u64,
+    /// A failed sync has dropped the bytes. A later one succeeds without them.
+    dropped: bool,
 }
 
 #[derive(Default)]
@@ -51,6 +63,8 @@ struct Inode {
     unsynced: Vec<Unsynced>,
     /// Blocks that a sync of the file has covered: a device flush is enough for them from then on.
     converted: Vec<bool>,
+    /// Syncs of the file, failed ones and durable writes included.
+    syncs: u64,
 }
 
 enum Op {
@@ -128,6 +142,8 @@ struct State {
     /// Counts completions, so that a sync knows what came before it.
     clock: u64,
     faults: Faults,
+    /// Flushes of the device, failed ones included.
+    flushes: u64,
     device_flush_proved: bool,
     trace: u64,
     pool: BlockPool,
@@ -164,6 +180,22 @@ impl MemoryDisk {
         Self::with_mode(true)
     }
 
+    /// A disk like [`MemoryDisk::new`] that holds `files`.
+    #[must_use]
+    pub fn holding(files: impl IntoIterator<Item = (FileName, Vec<u8>)>) -> Self {
+        let disk = Self::new();
+        let mut state = disk.state.borrow_mut();
+        for (name, data) in files {
+            let converted = vec![true; data.len().div_ceil(BLOCK_BYTES)];
+            state.inodes.push(Inode { data, converted, ..Inode::default() });
+            let inode = state.inodes.len() - 1;
+            state.change(NameChange::AddDir(name.dir()));
+            state.change(NameChange::Add(name, inode));
+        }
+        drop(state);
+        disk
+    }
+
     fn with_mode(crashing: bool) -> Self {
         let state = State {
             inodes: Vec::new(),
@@ -175,6 +207,7 @@ impl MemoryDisk {
             crashing,
             clock: 0,
             faults: Faults::default(),
+            flushes: 0,
             device_flush_proved: true,
             trace: 0xcbf2_9ce4_8422_2325,
             pool: BlockPool::new(64 << 20),
@@ -253,6 +286,19 @@ impl MemoryDisk {
         self.state.borrow().trace
     }
 
+    /// How often the file called `name` was synced, whether that succeeded or not.
+    #[must_use]
+    pub fn syncs(&self, name: FileName) -> u64 {
+        let state = self.state.borrow();
+        state.names.files.get(&name).map_or(0, |inode| state.inodes[*inode].syncs)
+    }
+
+    /// How often the device was flushed, whether that succeeded or not.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.state.borrow().flushes
+    }
+
     /// Every file with its bytes, for tests that look at them or damage them.
     #[must_use]
     pub fn files(&self) -> Vec<(FileName, Vec<u8>)> {
@@ -261,26 +307,25 @@ impl MemoryDisk {
     }
 
     /// A copy of this disk with the content of `name` changed, or the file gone where `change` answers `None`.
+    /// Everything in it is durable; nothing is in flight.
     #[must_use]
     pub fn damaged(&self, name: FileName, change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) -> Self {
-        let copy = Self::crashing();
         let state = self.state.borrow();
+        let copy = Self::with_mode(state.crashing);
         let mut into = copy.state.borrow_mut();
+        into.device_flush_proved = state.device_flush_proved;
         into.names = state.names.clone();
-        into.inodes = state.inodes.iter().map(Inode::copy).collect();
-        let inode = state.names.files.get(&name).copied();
-        let content = inode.map(|inode| state.inodes[inode].data.clone()).unwrap_or_default();
-        match (change(content), inode) {
-            (Some(bytes), Some(inode)) => {
-                into.inodes[inode].durable.clone_from(&bytes);
-                into.inodes[inode].data = bytes;
-            }
-            (Some(bytes), None) => {
-                into.inodes.push(Inode { durable: bytes.clone(), data: bytes, ..Inode::default() });
-                let added = into.inodes.len() - 1;
-                into.names.files.insert(name, added);
-            }
-            (None, _) => drop(into.names.files.remove(&name)),
+        // Files without a name cannot be reached in the copy.
+        into.inodes.resize_with(state.inodes.len(), Inode::default);
+        for inode in state.names.files.values() {
+            into.inodes[*inode] = state.inodes[*inode].copy(state.crashing);
+        }
+        let content = into.names.files.remove(&name).map(|inode| std::mem::take(&mut into.inodes[inode].data));
+        if let Some(data) = change(content.unwrap_or_default()) {
+            let converted = vec![true; data.len() / BLOCK_BYTES];
+            into.inodes.push(Inode { data, converted, ..Inode::default() }.copy(state.crashing));
+            let added = into.inodes.len() - 1;
+            into.names.files.insert(name, added);
         }
         into.durable_names = into.names.clone();
         drop(into);
@@ -299,19 +344,15 @@ impl Op {
 }
 
 impl Inode {
-    fn copy(&self) -> Self {
-        Self {
-            data: self.data.clone(),
-            durable: self.data.clone(),
-            unsynced: Vec::new(),
-            converted: self.converted.clone(),
-        }
+    fn copy(&self, crashing: bool) -> Self {
+        let durable = if crashing { self.data.clone() } else { Vec::new() };
+        Self { data: self.data.clone(), durable, converted: self.converted.clone(), ..Self::default() }
     }
 
     /// What of it is there after a crash: the durable bytes, and of each unsynced write any of its sectors.
     fn crash(&self, random: &mut Random) -> Self {
         let mut crashed = Self { data: self.durable.clone(), converted: self.converted.clone(), ..Self::default() };
-        for write in &self.unsynced {
+        for write in self.unsynced.iter().filter(|write| !write.dropped) {
             crashed.tear(write.position, &write.bytes, random);
         }
         crashed
@@ -340,7 +381,9 @@ impl Inode {
             let blocks = write.position / BLOCK_BYTES..(write.position + write.bytes.len()).div_ceil(BLOCK_BYTES);
             let covered = write.completed < began && (whole || converted[blocks.clone()].iter().all(|block| *block));
             if covered {
-                durable[write.position..write.position + write.bytes.len()].copy_from_slice(&write.bytes);
+                if !write.dropped {
+                    durable[write.position..write.position + write.bytes.len()].copy_from_slice(&write.bytes);
+                }
                 converted[blocks].fill(true);
             }
             !covered
@@ -353,6 +396,19 @@ impl State {
         for byte in what.to_le_bytes().into_iter().chain(value.to_le_bytes()) {
             self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
+    }
+
+    /// Whether the fault that `armed` finds strikes the file that `is_it` knows; then it is used up.
+    fn strikes(&mut self, armed: fn(&mut Faults) -> &mut bool, is_it: impl Fn(FileName, usize) -> bool) -> bool {
+        let aimed =
+            |aim: fn(FileName) -> bool| self.names.files.iter().any(|(name, at)| aim(*name) && is_it(*name, *at));
+        *armed(&mut self.faults) && self.faults.aim.is_none_or(aimed) && std::mem::take(armed(&mut self.faults))
+    }
+
+    /// Names can only be made in directories that are there.
+    fn in_a_directory(&self, name: FileName) -> Result<(), DiskError> {
+        let there = name.dir() == Dir::Root || self.names.dirs.contains(&name.dir());
+        if there { Ok(()) } else { Err(DiskError::NotFound) }
     }
 
     fn change(&mut self, change: NameChange) {
@@ -373,6 +429,7 @@ impl State {
             }
             Op::SyncDevice { began } => {
                 self.note(3, 0);
+                self.flushes += 1;
                 self.sync(*began, None)
             }
             names => self.perform_on_names(names),
@@ -398,14 +455,24 @@ impl State {
                 return Ok(Output::Partitions(self.names.dirs.iter().filter_map(uid).collect()));
             }
             Op::CreateDir(dir) => self.change(NameChange::AddDir(*dir)),
+            Op::RemoveDir(dir) if self.names.files.keys().any(|name| name.dir() == *dir) => {
+                return Err(DiskError::Io { errno: 39 });
+            }
             Op::RemoveDir(dir) => self.change(NameChange::RemoveDir(*dir)),
             Op::Rename(from, to) => {
+                self.in_a_directory(*to)?;
+                if self.strikes(|faults| &mut faults.next_rename_fails, |name, _| name == *from) {
+                    return Err(DiskError::Io { errno: 5 });
+                }
                 let inode = *self.names.files.get(from).ok_or(DiskError::NotFound)?;
                 self.note(5, inode as u64);
                 self.change(NameChange::Remove(*from));
                 self.change(NameChange::Add(*to, inode));
             }
             Op::Remove(name) => self.change(NameChange::Remove(*name)),
+            Op::SyncDir { .. } if std::mem::take(&mut self.faults.next_dir_sync_fails) => {
+                return Err(DiskError::Io { errno: 5 });
+            }
             Op::SyncDir { upto } => {
                 // The journal is one: what came before in other directories is durable, too.
                 let done = upto.saturating_sub(self.changes_synced);
@@ -424,9 +491,14 @@ impl State {
         if self.faults.full {
             return Err(DiskError::NoSpace);
         }
+        self.in_a_directory(name)?;
+        // It has no name yet that the aim could know.
+        if self.faults.aim.is_none_or(|aim| aim(name)) && std::mem::take(&mut self.faults.next_create_fails) {
+            return Err(DiskError::Io { errno: 5 });
+        }
         let durable = if self.crashing { vec![0; len] } else { Vec::new() };
         let converted = vec![false; len / BLOCK_BYTES];
-        self.inodes.push(Inode { data: vec![0; len], durable, unsynced: Vec::new(), converted });
+        self.inodes.push(Inode { data: vec![0; len], durable, converted, ..Inode::default() });
         let inode = self.inodes.len() - 1;
         self.change(NameChange::Add(name, inode));
         Ok(Output::File(inode, len as u64))
@@ -434,9 +506,10 @@ impl State {
 
     fn write(&mut self, inode: usize, position: usize, blocks: &[Block], mode: WriteMode) -> Result<Output, DiskError> {
         self.note(1, position as u64);
-        let failed = std::mem::take(&mut self.faults.next_write_fails);
+        let failed = self.strikes(|faults| &mut faults.next_write_fails, |_, at| at == inode);
         let (clock, crashing) = (self.clock, self.crashing);
         let file = &mut self.inodes[inode];
+        file.syncs += u64::from(mode == WriteMode::Durable);
         let mut at = position;
         for block in blocks {
             let end = at + block.len();
@@ -448,7 +521,7 @@ impl State {
             }
             room.copy_from_slice(block);
             if crashing {
-                file.unsynced.push(Unsynced { position: at, bytes: block.to_vec(), completed: clock });
+                file.unsynced.push(Unsynced { position: at, bytes: block.to_vec(), completed: clock, dropped: false });
             }
             at = end;
         }
@@ -467,7 +540,7 @@ impl State {
     }
 
     fn read(&mut self, inode: usize, position: usize, len: usize) -> Result<Output, DiskError> {
-        if std::mem::take(&mut self.faults.next_read_fails) {
+        if self.strikes(|faults| &mut faults.next_read_fails, |_, at| at == inode) {
             return Err(DiskError::Io { errno: 5 });
         }
         let mut block = self.pool.take(len);
@@ -476,16 +549,20 @@ impl State {
     }
 
     fn sync(&mut self, began: u64, inode: Option<usize>) -> Result<Output, DiskError> {
-        let failed = std::mem::take(&mut self.faults.next_sync_fails);
+        let failed = match inode {
+            Some(inode) => self.strikes(|faults| &mut faults.next_sync_fails, |_, at| at == inode),
+            None => std::mem::take(&mut self.faults.next_flush_fails),
+        };
         let nothing = self.faults.syncs_do_nothing;
         let files = match inode {
             Some(inode) => &mut self.inodes[inode..=inode],
             None => &mut self.inodes[..],
         };
         for file in files {
+            file.syncs += u64::from(inode.is_some());
             if failed {
                 // The kernel marks the pages clean: no later sync will write them.
-                file.unsynced.clear();
+                file.unsynced.iter_mut().for_each(|write| write.dropped = true);
             } else if !nothing {
                 file.sync(began, inode.is_some());
             }

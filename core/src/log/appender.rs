@@ -305,3 +305,152 @@ impl Appender {
         self.new_tail(base, &unfinished, self.tail_bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::Random;
+    use crate::limits::LARGE_BATCH_BYTES;
+    use crate::log::segment::{padded_end, start_after};
+    use coulee_protocol::batch::HEADER_BYTES;
+    use std::collections::BTreeMap;
+
+    const FILE_BYTES: usize = 1 << 20;
+
+    /// An appender over files in memory, driven by chance.
+    struct Run {
+        random: Random,
+        appender: Appender,
+        cache: TailCache,
+        in_flight: Vec<Write>,
+        /// By segment: what was appended, and what completed writes have left.
+        files: BTreeMap<Offset, (Vec<u8>, Vec<u8>)>,
+        batches: Vec<Vec<u8>>,
+    }
+
+    impl Run {
+        fn new(seed: u64) -> Self {
+            let start = Mark { index: BatchIndex(1), ..Mark::default() };
+            let mut run = Self {
+                random: Random::new(seed),
+                appender: Appender::resume(BlockPool::new(4 << 20), start, &[]),
+                cache: TailCache::starting_at(Offset(0)),
+                in_flight: Vec::new(),
+                files: BTreeMap::new(),
+                batches: Vec::new(),
+            };
+            run.start_segment();
+            run
+        }
+
+        fn start_segment(&mut self) {
+            let base = self.appender.end().offset;
+            let page = [self.random.next() as u8 | 1; BLOCK_BYTES];
+            self.appender.start_segment(base, &page, &mut self.cache);
+            let mut expected = vec![0; FILE_BYTES];
+            expected[..BLOCK_BYTES].copy_from_slice(&page);
+            self.files.insert(base, (expected, vec![0; FILE_BYTES]));
+        }
+
+        fn append(&mut self) {
+            let len = HEADER_BYTES
+                + match self.random.below(6) {
+                    0 => self.random.below(100_000),
+                    1 => LARGE_BATCH_BYTES as u64 - 200 + self.random.below(200),
+                    2 => self.random.below(9_000),
+                    _ => self.random.below(600),
+                } as usize;
+            let mut end = *self.appender.end();
+            let start = start_after(end.position, len);
+            if padded_end(start, len) as usize > FILE_BYTES {
+                return self.start_segment();
+            }
+            let first = self.random.next() as u8;
+            let bytes: Vec<u8> = (0..len).map(|at| first.wrapping_add(at as u8) | 1).collect();
+            let file = self.files.get_mut(&end.segment).expect("it was begun");
+            file.0[start as usize..start as usize + len].copy_from_slice(&bytes);
+            end = Mark {
+                offset: end.offset.advance(1),
+                index: end.index.next(),
+                position: padded_end(start, len),
+                ..end
+            };
+            if len >= LARGE_BATCH_BYTES {
+                let mut block = BlockPool::new(0).take(align_up(len));
+                block.extend(&bytes);
+                self.appender.append_large(block, start, end, &mut self.cache);
+            } else {
+                let (head, payload) = bytes.split_at(HEADER_BYTES);
+                self.appender.append_small(head, payload, start, end, &mut self.cache);
+            }
+            self.batches.push(bytes);
+        }
+
+        fn issue(&mut self) {
+            while let Some(write) = self.appender.next_write(&mut self.cache) {
+                let bytes = |write: &Write| write.blocks.iter().map(|block| block.len()).sum::<usize>();
+                let range = |write: &Write| write.position as usize..write.position as usize + bytes(write);
+                let new = range(&write);
+                assert!(
+                    new.start.is_multiple_of(BLOCK_BYTES) && new.end.is_multiple_of(BLOCK_BYTES) && !new.is_empty()
+                );
+                for other in self.in_flight.iter().filter(|other| other.segment == write.segment) {
+                    let other = range(other);
+                    assert!(other.end <= new.start || new.end <= other.start, "{other:?} and {new:?} are in flight");
+                }
+                self.in_flight.push(write);
+                assert!(self.in_flight.len() <= WRITES_IN_FLIGHT_MAX);
+            }
+        }
+
+        /// Completes any of the writes in flight; everything below the written end is then in its file.
+        fn complete(&mut self) {
+            let any = self.random.below(self.in_flight.len() as u64) as usize;
+            let write = self.in_flight.swap_remove(any);
+            let file = &mut self.files.get_mut(&write.segment).expect("it was begun").1;
+            let mut at = write.position as usize;
+            for block in &write.blocks {
+                file[at..at + block.len()].copy_from_slice(block);
+                at += block.len();
+            }
+            self.appender.completed(write.id);
+            let written = *self.appender.written();
+            if let Some((expected, file)) = self.files.get(&written.segment) {
+                let end = written.position as usize;
+                assert!(expected[..end] == file[..end], "what lies below the written end {written:?} is not written");
+            }
+        }
+
+        fn finish(&mut self) {
+            while self.appender.has_unissued() || self.appender.is_writing() {
+                self.issue();
+                self.complete();
+            }
+            assert_eq!(self.appender.written(), self.appender.end());
+            for (base, (expected, file)) in &self.files {
+                assert!(expected == file, "segment {base} does not hold what was appended");
+            }
+            let (kept, _) = self.cache.read(Offset(0), self.appender.end().offset, usize::MAX).unwrap_or_default();
+            assert!(kept.iter().map(|slice| &slice[..]).eq(self.batches.iter().map(|batch| &batch[..])));
+        }
+    }
+
+    #[test]
+    fn no_two_writes_in_flight_share_a_block_and_files_hold_byte_for_byte_what_was_appended() {
+        for seed in 0..300 {
+            let run = std::panic::catch_unwind(|| {
+                let mut run = Run::new(seed);
+                for _ in 0..run.random.below(300) {
+                    match run.random.below(3) {
+                        0 => run.append(),
+                        1 => run.issue(),
+                        _ if run.in_flight.is_empty() => run.append(),
+                        _ => run.complete(),
+                    }
+                }
+                run.finish();
+            });
+            assert!(run.is_ok(), "seed {seed}");
+        }
+    }
+}

@@ -7,6 +7,8 @@ use super::scan::{BadFrame, Chain};
 use super::source::{Found, Source};
 use crate::block::Block;
 use crate::disk::{Disk, DiskError, FileName};
+use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
+use coulee_protocol::columns::{Columns, Scratch};
 use coulee_protocol::ids::{Offset, Timestamp};
 use std::rc::Rc;
 
@@ -162,10 +164,9 @@ impl<D: Disk> ReadJob<D> {
         let mut source = Source::new(file, self.data_end, self.mapped);
         while self.chain.next_offset < self.end {
             match source.step(self.position, &self.chain).await.map_err(ReadError::Disk)? {
-                Found::Batch(start, header, _) => {
+                Found::Batch(start, header, batch) => {
                     if header.max_timestamp >= timestamp {
-                        let offset = header.leader.base_offset;
-                        return Ok(Some(TimedOffset { offset, timestamp: header.max_timestamp }));
+                        return Ok(Some(first_at_or_after(&header, &batch, timestamp)));
                     }
                     self.position = super::segment::padded_end(start, header.batch_len());
                     self.chain = Chain::behind(&header);
@@ -178,4 +179,13 @@ impl<D: Disk> ReadJob<D> {
         }
         Ok(None)
     }
+}
+
+/// The first record of a batch at or after `timestamp`; the batch as a whole where its records cannot be told apart.
+fn first_at_or_after(header: &BatchHeader, batch: &[u8], timestamp: Timestamp) -> TimedOffset {
+    let mut scratch = Scratch::default();
+    let columns = Columns::open(&batch[HEADER_BYTES..], header, &mut scratch).ok();
+    let found = columns.and_then(|columns| columns.records().find(|record| record.timestamp >= timestamp));
+    let whole = TimedOffset { offset: header.leader.base_offset, timestamp: header.max_timestamp };
+    found.map_or(whole, |record| TimedOffset { offset: record.offset, timestamp: record.timestamp })
 }

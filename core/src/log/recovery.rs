@@ -15,12 +15,13 @@ use super::segment::{Footer, HeaderPage, Owner, PageError, SegmentSize, Trailer}
 use super::source::{Found, Source};
 use super::tail::TailCache;
 use super::{Damage, Log, Phase, Segment};
-use crate::block::{BlockPool, align_down};
+use crate::block::{BlockPool, align_down, is_zero};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Dir, Disk, DiskError, File, FileName, WriteMode};
 use crate::limits::{BLOCK_BYTES, READ_BYTES, UNSYNCED_BYTES_MAX};
+use coulee_protocol::batch::OFFSET_END_MAX;
 use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset};
-use coulee_protocol::limits::BATCH_BYTES_MAX;
+use coulee_protocol::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use std::collections::VecDeque;
 
 /// How far behind a bad frame a batch may lie that proves the frame was durable.
@@ -38,6 +39,13 @@ pub enum RecoveryError {
         /// The least format version that a reader must know.
         min_reader: u16,
     },
+    /// A segment has a feature that this release does not know.
+    UnknownFeatures {
+        /// Base offset of the segment.
+        segment: Offset,
+        /// The bits of its header page.
+        features: u64,
+    },
     /// What was just written does not read back.
     ReadBack {
         /// Base offset of the segment.
@@ -53,6 +61,10 @@ impl std::fmt::Display for RecoveryError {
             Self::Disk(error) => error.fmt(formatter),
             Self::TooNew { segment, min_reader } => {
                 let page = PageError::TooNew { min_reader: *min_reader };
+                write!(formatter, "segment {segment}: {page}")
+            }
+            Self::UnknownFeatures { segment, features } => {
+                let page = PageError::UnknownFeatures { features: *features };
                 write!(formatter, "segment {segment}: {page}")
             }
             Self::ReadBack { segment, position } => {
@@ -145,14 +157,24 @@ impl<D: Disk> Recovery<'_, D> {
         let mut found = Vec::new();
         for name in names {
             let FileName::Segment(_, base) = name else { continue };
+            if base.0 >= OFFSET_END_MAX - u64::from(BATCH_RECORDS_MAX) {
+                // No batch has such an offset: the name is not ours, and proves nothing.
+                continue;
+            }
             let file = self.disk.open(name).await?;
             let page = if file.len() < 3 * BLOCK_BYTES as u64 {
                 Err(PageError::Truncated)
             } else {
                 HeaderPage::decode(&file.read_at(0, BLOCK_BYTES).await?)
             };
-            if let Err(PageError::TooNew { min_reader }) = page {
-                return Err(RecoveryError::TooNew { segment: base, min_reader });
+            match page {
+                Err(PageError::TooNew { min_reader }) => {
+                    return Err(RecoveryError::TooNew { segment: base, min_reader });
+                }
+                Err(PageError::UnknownFeatures { features }) => {
+                    return Err(RecoveryError::UnknownFeatures { segment: base, features });
+                }
+                _ => {}
             }
             let page = page.and_then(|page| {
                 let own = page.owner.partition_uid == uid && page.base_offset == base;
@@ -334,7 +356,9 @@ impl<D: Disk> Recovery<'_, D> {
 
     fn chain(&self) -> Chain {
         let segment = self.segments.back();
-        let epoch = segment.and_then(Segment::last_epoch).unwrap_or(LeaderEpoch(1));
+        // A batch of an epoch before the segment's own was left in the file by an earlier life of it.
+        let begun = segment.map_or(LeaderEpoch(1), |segment| segment.page.leader_epoch);
+        let epoch = segment.and_then(Segment::last_epoch).map_or(begun, |last| last.max(begun));
         Chain {
             partition_uid: self.owner.partition_uid,
             next_offset: self.end.offset,
@@ -371,13 +395,13 @@ impl<D: Disk> Recovery<'_, D> {
         }
         let before = file.read_at(u64::from(block_at), BLOCK_BYTES).await?;
         // A large batch may come next and leave this block as it is: the gap before it has to be zero.
-        if zero || before[used..].iter().any(|byte| *byte != 0) {
+        if zero || !is_zero(&before[used..]) {
             let reach = if zero { PROOF_BYTES } else { 0 };
             zero_behind(&file, &before, end.position, reach, segment.page.size).await?;
             self.report.tail_zeroed = true;
         }
         let after = file.read_at(u64::from(block_at), BLOCK_BYTES).await?;
-        if after[..used] != before[..used] || after[used..].iter().any(|byte| *byte != 0) {
+        if after[..used] != before[..used] || !is_zero(&after[used..]) {
             return Err(RecoveryError::ReadBack { segment: end.segment, position: block_at });
         }
         Ok(after[..used].to_vec())

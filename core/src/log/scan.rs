@@ -4,6 +4,7 @@
 //! payload once (CRC-32), gaps once.
 
 use super::segment::{is_large, padded_end};
+use crate::block::is_zero;
 use crate::limits::{BATCH_ALIGN, BLOCK_BYTES};
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES, HeaderError, check_payload_crc};
 use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset, PartitionUid};
@@ -148,7 +149,7 @@ impl Window<'_> {
             Ok(gap) => gap,
             Err(need) => return need,
         };
-        let zero = gap.iter().all(|byte| *byte == 0);
+        let zero = is_zero(gap);
         match self.batch_at(next_block, chain) {
             Step::Batch { start, header } if is_large(header.batch_len()) => {
                 if zero {
@@ -192,7 +193,7 @@ impl Window<'_> {
         if check_payload_crc(&header, &whole[HEADER_BYTES..len]).is_err() {
             return Step::Bad(BadFrame::Payload);
         }
-        if whole[len..].iter().any(|byte| *byte != 0) {
+        if !is_zero(&whole[len..]) {
             return Step::Bad(BadFrame::Gap);
         }
         Step::Batch { start, header }

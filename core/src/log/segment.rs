@@ -18,6 +18,10 @@ const FOOTER_MAGIC: [u8; 4] = *b"CLFT";
 const TRAILER_MAGIC: [u8; 4] = *b"CLTR";
 /// The format that this release writes.
 pub const FORMAT_VERSION: u16 = 1;
+/// Feature bit: every block of the file had been written and synced before.
+const FEATURE_PREZEROED: u64 = 1 << 0;
+/// Feature bits that this release reads.
+const FEATURES_KNOWN: u64 = FEATURE_PREZEROED;
 /// The CRC of a page covers everything before its last four bytes.
 const PAGE_CRC_AT: usize = BLOCK_BYTES - 4;
 const FOOTER_EPOCHS_AT: usize = 80;
@@ -140,6 +144,11 @@ pub enum PageError {
         /// The least format version that a reader must know.
         min_reader: u16,
     },
+    /// Written with a feature that this release does not know.
+    UnknownFeatures {
+        /// The bits of the page.
+        features: u64,
+    },
     /// Contents that contradict each other.
     Fields,
 }
@@ -153,6 +162,9 @@ impl fmt::Display for PageError {
             Self::Crc => write!(formatter, "page crc does not fit"),
             Self::TooNew { min_reader } => {
                 write!(formatter, "format needs a reader of version {min_reader}, this release reads {FORMAT_VERSION}")
+            }
+            Self::UnknownFeatures { features } => {
+                write!(formatter, "format has features {features:#x}, of which this release does not know all")
             }
             Self::Fields => write!(formatter, "page contradicts itself"),
         }
@@ -212,7 +224,7 @@ impl HeaderPage {
         page.put(0, HEADER_MAGIC);
         page.put(4, FORMAT_VERSION.to_le_bytes());
         page.put(6, FORMAT_VERSION.to_le_bytes());
-        page.put(8, u64::from(self.prezeroed).to_le_bytes());
+        page.put(8, if self.prezeroed { FEATURE_PREZEROED } else { 0 }.to_le_bytes());
         page.put(16, self.owner.cluster_id.0);
         page.put(32, self.owner.topic_id.0);
         page.put(48, self.owner.partition_uid.0.to_le_bytes());
@@ -236,8 +248,12 @@ impl HeaderPage {
             return Err(PageError::TooNew { min_reader });
         }
         let features = u64_at(page, 8);
+        // Before anything that a feature may change: a page that is only unknown must never count as damaged.
+        if features & !FEATURES_KNOWN != 0 {
+            return Err(PageError::UnknownFeatures { features });
+        }
         let size = SegmentSize::of_bytes(u64::from(u32_at(page, 84))).ok_or(PageError::Fields)?;
-        if features > 1 || page[88..PAGE_CRC_AT].iter().any(|byte| *byte != 0) {
+        if page[88..PAGE_CRC_AT].iter().any(|byte| *byte != 0) {
             return Err(PageError::Fields);
         }
         Ok(Self {
@@ -252,7 +268,7 @@ impl HeaderPage {
             base_index: BatchIndex(u64_at(page, 72)),
             chain_anchor: u32_at(page, 80),
             size,
-            prezeroed: features == 1,
+            prezeroed: features & FEATURE_PREZEROED != 0,
         })
     }
 
@@ -349,6 +365,10 @@ impl Footer {
         if version != FORMAT_VERSION || zeros.into_iter().any(|byte| *byte != 0) {
             return Err(PageError::Fields);
         }
+        let data_end = u32_at(page, 12);
+        if data_end > SegmentSize::ALL[3].data_end() {
+            return Err(PageError::Fields);
+        }
         let start = |slot: usize| {
             let at = FOOTER_EPOCHS_AT + slot * FOOTER_EPOCH_BYTES;
             let (index, offset) = (BatchIndex(u64_at(page, at + 4)), Offset(u64_at(page, at + 12)));
@@ -356,7 +376,7 @@ impl Footer {
         };
         Ok(Self {
             header_page_crc: u32_at(page, 8),
-            data_end: u32_at(page, 12),
+            data_end,
             batch_count: u64_at(page, 16),
             record_count: u64_at(page, 24),
             end_offset: Offset(u64_at(page, 32)),
@@ -470,6 +490,26 @@ mod tests {
         page[6] = 9;
         Page(&mut page).seal();
         assert_eq!(HeaderPage::decode(&page), Err(PageError::TooNew { min_reader: 9 }));
+    }
+
+    #[test]
+    fn a_footer_that_ends_behind_every_segment_is_refused() {
+        let mut page = [0; BLOCK_BYTES];
+        page[..4].copy_from_slice(&FOOTER_MAGIC);
+        page[4] = 1;
+        page[12..16].fill(0xff);
+        Page(&mut page).seal();
+        assert_eq!(Footer::decode(&page).map(|footer| footer.position()), Err(PageError::Fields));
+    }
+
+    #[test]
+    fn an_unknown_feature_is_refused_whatever_else_the_page_holds() {
+        let mut page = [0; BLOCK_BYTES];
+        header_page().encode(&mut page);
+        page[8] = 3;
+        page[84] = 1;
+        Page(&mut page).seal();
+        assert_eq!(HeaderPage::decode(&page), Err(PageError::UnknownFeatures { features: 3 }));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! One read of up to 1 MiB at a time; slices of it are handed on, so that what is served is what was read.
 
 use super::scan::{BadFrame, Chain, Step, Window};
-use crate::block::{Block, align_down, align_up};
+use crate::block::{Block, align_down, align_up, is_zero};
 use crate::disk::{DiskError, File};
 use crate::limits::{BATCH_ALIGN, READ_BYTES};
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
@@ -151,7 +151,7 @@ impl<F: File> Source<F> {
             let window = self.window(from, READ_BYTES).await?;
             let window_end = window.base + window.bytes.len() as u32;
             // Most of what lies here is zero: that is told at memory speed.
-            if window.bytes[(from - window.base) as usize..].iter().any(|byte| *byte != 0) {
+            if !is_zero(&window.bytes[(from - window.base) as usize..]) {
                 for (_, header) in window.headers_from(from, chain.partition_uid) {
                     hint = hint.max(header.leader.durable_end_hint);
                     stale |= header.leader.batch_index >= chain.next_index;

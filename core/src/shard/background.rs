@@ -2,7 +2,7 @@
 //!
 //! While the foreground has work, background futures get one poll a cycle, which starts at most one short operation.
 
-use super::{Done, Effect, Shard, Stopping};
+use super::{Done, Effect, Removal, Shard, Stopping};
 use crate::checkpoint::{self, Checkpoint};
 use crate::disk::{Dir, Disk, DiskError, FileName};
 use crate::limits::{CHECKPOINT_INTERVAL_MS, OPEN_SEALED_FILES_MAX};
@@ -18,6 +18,7 @@ impl<D: Disk> Shard<D> {
     pub(super) fn background(&mut self, context: &mut Context<'_>, busy: bool) -> bool {
         self.make_segments();
         self.recycle();
+        self.remove_deleted();
         let mut worked = false;
         while let Poll::Ready(Some(done)) = self.background.poll_next_unpin(context) {
             self.completed(done);
@@ -46,25 +47,44 @@ impl<D: Disk> Shard<D> {
         let Some(at) = self.retired.iter().position(|retired| Rc::strong_count(&retired.lease) == 1) else { return };
         let Some(retired) = self.retired.remove(at) else { return };
         let (disk, shard, number) = (self.disk.clone(), self.segments.shard(), self.segments.next_number());
-        let keep = retired.prezeroed && self.segments.has_room(retired.size);
+        let expected = retired.prezeroed && self.segments.expects(retired.size);
+        let bytes = if expected { u64::from(retired.size.bytes()) } else { 0 };
         self.background.push(Box::pin(async move {
-            if keep {
-                Done::Recycled(pool::recycle(disk, shard, number, retired).await.ok())
-            } else {
-                // What cannot be removed now is found by the next start.
-                let removed = disk.remove(retired.name).await;
-                Done::Recycled(removed.ok().and(None))
+            if expected {
+                let recycled = pool::recycle(disk, shard, number, retired).await;
+                return Done::Recycled(bytes, recycled.into_iter().collect());
             }
+            // What cannot be removed now is found by the next start.
+            let removed = disk.remove(retired.name).await;
+            Done::Recycled(bytes, removed.map(|()| Vec::new()).unwrap_or_default())
         }));
     }
 
-    /// Removes the directory of a deleted partition; files worth keeping go to the pool.
-    pub(super) fn remove_files(&mut self, uid: PartitionUid, files: Vec<RetiredFile<D::File>>) {
-        let disk = self.disk.clone();
-        self.opening.remove(&uid);
-        self.retired
-            .extend(files.into_iter().filter(|file| matches!(file.name, FileName::Pool(..) | FileName::Fresh(..))));
-        self.background.push(Box::pin(async move { Done::Removed(uid, remove_partition(&disk, uid).await) }));
+    /// Removes the files and the directory of a deleted partition once nobody holds them; those worth keeping go to
+    /// the pool.
+    fn remove_deleted(&mut self) {
+        let free = |file: &RetiredFile<D::File>| Rc::strong_count(&file.lease) == 1;
+        let due = |removal: &Removal<D::File>| !removal.opening && removal.files.iter().all(free);
+        let Some(at) = self.removals.iter().position(due) else { return };
+        let Removal { uid, files, .. } = self.removals.swap_remove(at);
+        let (mut keep, mut gone, mut expected) = (Vec::new(), Vec::new(), 0);
+        for file in files {
+            if file.prezeroed && self.segments.expects(file.size) {
+                expected += u64::from(file.size.bytes());
+                keep.push((self.segments.next_number(), file));
+            } else {
+                gone.push(file.name);
+            }
+        }
+        let (disk, shard) = (self.disk.clone(), self.segments.shard());
+        self.background.push(Box::pin(async move {
+            let mut kept = Vec::new();
+            for (number, file) in keep {
+                // Where this fails the file lies in the pool, for the next start, or is removed with the others.
+                kept.extend(pool::recycle(disk.clone(), shard, number, file).await);
+            }
+            Done::Removed(uid, remove_partition(&disk, uid, gone).await, expected, kept)
+        }));
     }
 
     /// Keeps the file of a sealed segment open for the next read, and closes the one that has been open longest.
@@ -89,7 +109,8 @@ impl<D: Disk> Shard<D> {
     /// Writes a checkpoint when one is due: at once where a partition waits to be opened or the shard stops.
     pub(super) fn store_checkpoint(&mut self) -> bool {
         let checkpoints = &self.checkpoints;
-        let urgent = !checkpoints.opening.is_empty() || matches!(self.stopping, Stopping::Clean(_));
+        let awaited = !checkpoints.opening.is_empty() || matches!(self.stopping, Stopping::Clean(_));
+        let urgent = awaited && !checkpoints.failed;
         let late = self.now.monotonic_ms >= checkpoints.last_ms + CHECKPOINT_INTERVAL_MS;
         if checkpoints.storing || !(urgent || (checkpoints.due && late)) || self.stopping == Stopping::Done {
             return false;
@@ -114,11 +135,15 @@ impl<D: Disk> Shard<D> {
 
     pub(super) fn checkpointed(&mut self, sequence: u64, result: &Result<(), DiskError>) {
         self.checkpoints.storing = false;
-        if result.is_err() {
-            // The other copy stands. The next one goes to the same copy again, or a start scans further.
+        if std::mem::take(&mut self.checkpoints.spoiled) || result.is_err() {
+            // The other copy stands, so the next one goes to the same copy again, under the same number: whoever
+            // waits for two numbers has to have both copies.
+            self.checkpoints.sequence -= 1;
+            self.checkpoints.failed = true;
             self.checkpoints.due = true;
             return;
         }
+        self.checkpoints.failed = false;
         self.checkpoints.stored = sequence;
         while let Some((_, uid, opened)) = self.checkpoints.opening.pop_front_if(|(needed, ..)| *needed <= sequence) {
             if let Some(partition) = self.partitions.get_mut(&uid) {
@@ -139,6 +164,7 @@ impl<D: Disk> Shard<D> {
                     && !self.checkpoints.storing
                     && self.background.is_empty()
                     && self.opening.is_empty()
+                    && self.removals.is_empty()
                     && self.partitions.values().all(|partition| partition.is_offline() || partition.pending() == 0);
                 if quiet {
                     // Both copies, so that a lost one leaves another that is as new.
@@ -156,9 +182,9 @@ impl<D: Disk> Shard<D> {
     }
 }
 
-/// Removes every file of a partition, then its directory, durably.
-async fn remove_partition<D: Disk>(disk: &D, uid: PartitionUid) -> Result<(), DiskError> {
-    for name in disk.list(Dir::Partition(uid)).await? {
+/// Removes the files called `gone` and every other of a partition, then its directory, durably.
+async fn remove_partition<D: Disk>(disk: &D, uid: PartitionUid, gone: Vec<FileName>) -> Result<(), DiskError> {
+    for name in gone.into_iter().chain(disk.list(Dir::Partition(uid)).await?) {
         disk.remove(name).await?;
     }
     disk.remove_dir(Dir::Partition(uid)).await?;

@@ -5,15 +5,16 @@
 //! The next sync starts when the previous one ends and takes with it all that was written meanwhile; writing goes on
 //! while it is in flight. One write alone is made durable by itself.
 
-use super::{Done, Effect, Produced, Shard};
+use super::{Done, Effect, Produced, Shard, Synced};
 use crate::disk::{Disk, DiskError, File, WriteMode};
-use crate::log::appender::{Mark, WriteId};
-use crate::log::{NewSegment, SyncFile, SyncWork};
-use crate::partition::ProduceError;
+use crate::log::appender::WriteId;
+use crate::log::{NewSegment, RetiredFile, SyncFile, SyncWork};
+use crate::partition::{Partition, ProduceError};
 use crate::pool;
 use coulee_protocol::api::topics::Durability;
 use coulee_protocol::ids::{Offset, PartitionUid};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::rc::Rc;
 
 impl<D: Disk> Shard<D> {
     /// Issues every write that may start.
@@ -25,7 +26,6 @@ impl<D: Disk> Shard<D> {
             let Some(partition) = self.partitions.get_mut(&uid).filter(|partition| !partition.is_offline()) else {
                 continue;
             };
-            let before = partition.log.cached();
             let durable = quiet && partition.log.is_alone() && partition.config().durability == Durability::Fsync;
             let mode = if durable { WriteMode::Durable } else { WriteMode::Written };
             while let Some((write, file, lease)) = partition.log.next_write() {
@@ -41,9 +41,10 @@ impl<D: Disk> Shard<D> {
                     break;
                 }
             }
-            let after = partition.log.cached();
-            self.kept_bytes += after.0 - before.0;
-            self.kept.extend(std::iter::repeat_n(uid, after.1 - before.1));
+            // Buffers are kept when a write freezes them, and large batches when they are appended.
+            let (bytes, buffers) = partition.newly_kept();
+            self.kept_bytes += bytes;
+            self.kept.extend(std::iter::repeat_n(uid, buffers));
             worked |= self.name_and_seal(uid);
         }
         worked
@@ -87,7 +88,7 @@ impl<D: Disk> Shard<D> {
         true
     }
 
-    pub(super) fn synced(&mut self, marks: Vec<(PartitionUid, Mark, Result<(), DiskError>)>) {
+    pub(super) fn synced(&mut self, Synced { marks, flush_failed }: Synced) {
         self.syncing = false;
         for (uid, mark, result) in marks {
             let Some(partition) = self.partitions.get_mut(&uid) else { continue };
@@ -105,6 +106,15 @@ impl<D: Disk> Shard<D> {
             }
             self.dirty.insert(uid);
             self.advance(uid);
+        }
+        if flush_failed {
+            // What else was written meanwhile may have gone with it, and the next flush would not say so.
+            let at_risk = |partition: &Partition<D>| !partition.is_offline() && partition.log.has_unsynced();
+            let at_risk = self.partitions.iter().filter(|(_, partition)| at_risk(partition));
+            let at_risk: Vec<PartitionUid> = at_risk.map(|(uid, _)| *uid).collect();
+            at_risk.into_iter().for_each(|uid| self.fail(uid));
+            self.checkpoints.spoiled = self.checkpoints.storing;
+            self.checkpoints.due = true;
         }
     }
 
@@ -167,18 +177,26 @@ impl<D: Disk> Shard<D> {
 
     pub(super) fn segment_made(&mut self, uid: PartitionUid, made: Result<NewSegment<D::File>, DiskError>) {
         let now = self.now;
-        let Some(partition) = self.partitions.get_mut(&uid) else { return };
+        let Some(partition) = self.partitions.get_mut(&uid) else {
+            // Deleted meanwhile.
+            let unused = |new: NewSegment<D::File>| RetiredFile {
+                name: new.pool_name,
+                file: Some(new.file),
+                size: new.size,
+                prezeroed: new.prezeroed,
+                lease: Rc::default(),
+            };
+            self.retired.extend(made.ok().map(unused));
+            return;
+        };
         partition.segment_came();
         match made {
             Ok(new) => {
                 self.counters.fresh_segments += u64::from(!new.prezeroed);
-                let before = (partition.log.cached(), partition.log.log_end());
+                let before = partition.log.log_end();
                 partition.log.start_segment(new, now.monotonic_ms);
                 partition.order_waiting(now);
-                self.counters.records += partition.log.log_end().0 - before.1.0;
-                let after = partition.log.cached();
-                self.kept_bytes += after.0 - before.0.0;
-                self.kept.extend(std::iter::repeat_n(uid, after.1 - before.0.1));
+                self.counters.records += partition.log.log_end().0 - before.0;
                 if partition.is_starved() {
                     self.starved.insert(uid);
                 }
@@ -200,7 +218,7 @@ impl<D: Disk> Shard<D> {
         let naming = partition.log.naming_due();
         let seal = partition.log.seal_due(visible);
         let worked = naming.is_some() || seal.is_some();
-        if let Some((from, to)) = naming {
+        if let Some((from, to, lease)) = naming {
             let disk = self.disk.clone();
             let crate::disk::FileName::Segment(_, base) = to else { unreachable!("segments are named as segments") };
             self.io.push(Box::pin(async move {
@@ -208,6 +226,7 @@ impl<D: Disk> Shard<D> {
                     Ok(()) => disk.sync_dir(to.dir()).await,
                     failed => failed,
                 };
+                drop(lease);
                 Done::Named(uid, base, result)
             }));
         }
@@ -240,7 +259,7 @@ impl<D: Disk> Shard<D> {
     pub(super) fn bound_kept_bytes(&mut self) {
         while self.kept_bytes > self.options.tail_bytes {
             let Some(uid) = self.kept.pop_front() else { break };
-            let evicted = self.partitions.get_mut(&uid).and_then(|partition| partition.log.evict());
+            let evicted = self.partitions.get_mut(&uid).and_then(Partition::evict);
             self.kept_bytes -= evicted.unwrap_or(0);
         }
     }
@@ -248,25 +267,26 @@ impl<D: Disk> Shard<D> {
 
 /// Syncs what every partition has written: one flush of the device where that is proved and all blocks had been
 /// written before, each file by itself elsewhere.
-async fn sync_all<D: Disk>(
-    disk: &D,
-    works: Vec<(PartitionUid, SyncWork<D::File>)>,
-) -> Vec<(PartitionUid, Mark, Result<(), DiskError>)> {
+async fn sync_all<D: Disk>(disk: &D, works: Vec<(PartitionUid, SyncWork<D::File>)>) -> Synced {
     let flushable = |file: &SyncFile<D::File>| file.prezeroed && disk.device_flush_proved();
     let flushed = works.iter().flat_map(|(_, work)| &work.files).filter(|file| flushable(file)).count();
-    let flush = if flushed > 1 { Some(disk.sync_device().await) } else { None };
+    let flush = flushed > 1;
+    if flush && let Err(error) = disk.sync_device().await {
+        // Files that need a sync of their own, too: what they had written may have gone with the flush.
+        let failed = works.into_iter().map(|(uid, work)| (uid, work.snapshot, Err(error)));
+        return Synced { marks: failed.collect(), flush_failed: true };
+    }
+    let mut results: Vec<Result<(), DiskError>> = vec![Ok(()); works.len()];
     let mut syncs = FuturesUnordered::new();
     for (at, (_, work)) in works.iter().enumerate() {
-        for file in work.files.iter().filter(|file| flush.is_none() || !flushable(file)) {
+        for file in work.files.iter().filter(|file| !flush || !flushable(file)) {
             let file = file.file.clone();
             syncs.push(async move { (at, file.sync().await) });
         }
     }
-    let covered = |work: &SyncWork<D::File>| work.files.iter().any(flushable);
-    let first = |work: &SyncWork<D::File>| flush.filter(|_| covered(work)).unwrap_or(Ok(()));
-    let mut results: Vec<Result<(), DiskError>> = works.iter().map(|(_, work)| first(work)).collect();
     while let Some((at, result)) = syncs.next().await {
         results[at] = results[at].and(result);
     }
-    works.into_iter().zip(results).map(|((uid, work), result)| (uid, work.snapshot, result)).collect()
+    let marks = works.into_iter().zip(results).map(|((uid, work), result)| (uid, work.snapshot, result));
+    Synced { marks: marks.collect(), flush_failed: false }
 }

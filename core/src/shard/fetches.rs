@@ -149,6 +149,21 @@ impl<D: Disk> Shard<D> {
         bytes >= spec.bytes_min.max(1)
     }
 
+    /// Answers the fetch of `request`, if it waits, with what there is.
+    pub(super) fn hurry(&mut self, request: RequestId) {
+        let found = self.fetches.all.iter().find(|(_, fetch)| fetch.request == request);
+        let Some((&number, fetch)) = found else { return };
+        if self.fetches.deadlines.contains(&(fetch.deadline_ms, number)) {
+            self.unpark(number);
+            self.read_next(number);
+        }
+    }
+
+    /// Fetches that wait for records.
+    pub(super) fn parked(&self) -> usize {
+        self.fetches.deadlines.len()
+    }
+
     /// Looks at parked fetches again.
     pub(super) fn wake_fetches(&mut self, numbers: &[u64]) {
         for number in numbers {

@@ -5,13 +5,15 @@
 
 use coulee_core::block::Block;
 use coulee_core::config::TopicConfig;
+use coulee_core::disk::FileName;
 use coulee_core::disk::memory::MemoryDisk;
 use coulee_core::executor::{Random, Runner};
 use coulee_core::log::Incoming;
+use coulee_core::log::reader::ReadError;
 use coulee_core::log::segment::Owner;
-use coulee_core::partition::Acks;
+use coulee_core::partition::{Acks, ProduceError};
 use coulee_core::shard::fetches::{FetchError, FetchPart, FetchSpec};
-use coulee_core::shard::{Command, Effect, Opened, RequestId, ShardOptions};
+use coulee_core::shard::{Command, Effect, Opened, Produced, RequestId, ShardOptions};
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
 use coulee_protocol::columns::builder::{BatchBuilder, NewRecord};
 use coulee_protocol::columns::{Columns, Scratch};
@@ -67,23 +69,44 @@ pub(crate) struct Sent {
     pub(crate) acked_at: Option<u64>,
 }
 
+/// Records of a batch and bytes of each.
+type Shape = (u64, usize);
+
+/// Mostly small batches, some of many records, some large.
+pub(crate) fn mostly_small(random: &mut Random) -> Shape {
+    match random.below(12) {
+        0 => (1 + random.below(3), 40_000),
+        1 => (300, 100),
+        _ => (1 + random.below(5), random.below(400) as usize),
+    }
+}
+
 /// What producers have sent and been told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Model {
+    /// How the topics are set.
+    pub(crate) config: TopicConfig,
+    /// What batches are like.
+    pub(crate) shape: fn(&mut Random) -> Shape,
+    /// A partition may stop: its producers then do not know what became of their batches.
+    pub(crate) may_stop: bool,
     pub(crate) sent: BTreeMap<u64, Sent>,
     /// Offsets at which each partition was once seen to hold a batch that a reader was shown.
     pub(crate) seen: BTreeMap<(u64, u64), u64>,
-    next_id: u64,
+    pub(crate) next_id: u64,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        let (sent, seen) = (BTreeMap::new(), BTreeMap::new());
+        Self { config: small_segments(), shape: mostly_small, may_stop: false, sent, seen, next_id: 0 }
+    }
 }
 
 impl Model {
     /// Sends one random batch to one of `partitions`.
     pub(crate) fn produce(&mut self, runner: &mut Runner, partitions: u64) {
-        let (records, bytes) = match runner.random.below(12) {
-            0 => (1 + runner.random.below(3), 40_000),
-            1 => (300, 100),
-            _ => (1 + runner.random.below(5), runner.random.below(400) as usize),
-        };
+        let (records, bytes) = (self.shape)(&mut runner.random);
         let partition = 1 + runner.random.below(partitions);
         self.next_id += 1;
         let id = self.next_id;
@@ -108,6 +131,7 @@ impl Model {
                             return Err(format!("batch {} was acknowledged twice", request.0));
                         }
                     }
+                    Err(ProduceError::Offline) if self.may_stop => {}
                     Err(error) => return Err(format!("batch {} was refused: {error:?}", request.0)),
                 }
             } else {
@@ -212,7 +236,7 @@ pub(crate) fn read_all(runner: &mut Runner, uid: u64, mut offset: u64) -> Verdic
 /// Starts over on `disk` and checks all partitions against the model.
 pub(crate) fn restart(disk: MemoryDisk, model: &mut Model, partitions: u64, seed: u64) -> Verdict<Runner> {
     let mut runner = Runner::start(disk, OPTIONS, seed).map_err(|error| error.to_string())?;
-    for opened in open_all(&mut runner, partitions, small_segments())? {
+    for opened in open_all(&mut runner, partitions, model.config)? {
         if !opened.damage.is_empty() {
             return Err(format!("an unsynced tail was called damage: {:?}", opened.damage));
         }
@@ -242,4 +266,96 @@ fn forget_lost(model: &mut Model, uid: u64, stored: &[(BatchHeader, Block)]) -> 
 /// A generator for a seed, apart from the runner's own.
 pub(crate) fn dice(seed: u64) -> Random {
     Random::new(seed ^ 0x5eed)
+}
+
+/// Sends a batch and does not wait.
+pub(crate) fn send(runner: &mut Runner, uid: u64, id: u64, batch: &[u8]) {
+    let (request, partition) = (RequestId(id), PartitionUid(uid));
+    runner.command(Command::Produce { request, partition, acks: Acks::Acknowledged, batch: incoming(batch) });
+}
+
+/// Waits for the answer to request `id`, if it ever comes.
+pub(crate) fn answer(runner: &mut Runner, id: u64) -> Option<Result<Produced, ProduceError>> {
+    runner.wait_for(|effect| match effect {
+        Effect::Produced(request, result) if request.0 == id => Some(*result),
+        _ => None,
+    })
+}
+
+/// Sends a batch of `records` records and waits until it is acknowledged.
+pub(crate) fn append(runner: &mut Runner, uid: u64, id: u64, (records, bytes): Shape) -> Verdict<Produced> {
+    send(runner, uid, id, &batch(id, records, bytes));
+    let answer = answer(runner, id).ok_or_else(|| format!("batch {id} is never answered"))?;
+    answer.map_err(|error| format!("batch {id} is refused: {error:?}"))
+}
+
+/// Steps until nothing happens any more without time passing.
+pub(crate) fn quiesce(runner: &mut Runner) {
+    let mut idle = 0;
+    while idle < 8 {
+        idle = if runner.step() { 0 } else { idle + 1 };
+    }
+}
+
+/// Stops the shard cleanly and answers its disk.
+pub(crate) fn stop(mut runner: Runner) -> Verdict<MemoryDisk> {
+    runner.command(Command::Stop);
+    let stopped = runner.wait_for(|effect| matches!(effect, Effect::Stopped).then_some(()));
+    stopped.ok_or("never stops")?;
+    Ok(runner.disk.clone())
+}
+
+/// The bytes of the file called `name`.
+pub(crate) fn content(disk: &MemoryDisk, name: FileName) -> Vec<u8> {
+    let found = disk.files().into_iter().find(|(found, _)| *found == name);
+    found.unwrap_or_else(|| panic!("there is no {name}")).1
+}
+
+/// What a partition serves from its log start to its high watermark.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    /// Whole batches, by the offset of their first record.
+    pub(crate) batches: Vec<(u64, Block)>,
+    /// Ranges that are said to be damaged.
+    pub(crate) lost: Vec<(u64, u64)>,
+    /// The high watermark.
+    pub(crate) end: u64,
+}
+
+/// Reads everything that `uid` serves and steps over what it says is damaged. Wrong is whatever is left out silently.
+pub(crate) fn read_around(runner: &mut Runner, uid: u64) -> Verdict<Served> {
+    let partition = runner.shard.partition(PartitionUid(uid)).ok_or("the partition is not open")?;
+    let (mut offset, end) = (partition.log.log_start().0, partition.high_watermark().0);
+    let mut served = Served { end, ..Served::default() };
+    while offset < end {
+        match fetch(runner, uid, offset, 1 << 20) {
+            Ok(slices) if slices.is_empty() => return Err(format!("nothing at offset {offset}, below the end {end}")),
+            Ok(slices) => {
+                for slice in slices {
+                    let header = BatchHeader::decode(&slice).map_err(|error| error.to_string())?;
+                    if header.leader.base_offset.0 != offset {
+                        return Err(format!("asked for {offset}, came {}", header.leader.base_offset));
+                    }
+                    served.batches.push((offset, slice));
+                    offset = header.end_offset().0;
+                }
+            }
+            Err(FetchError::Read(ReadError::Damaged { from, to, .. })) => {
+                if !(from.0 <= offset && offset < to.0) {
+                    return Err(format!("offset {offset} is said to be lost in {from} to {to}"));
+                }
+                served.lost.push((offset, to.0));
+                offset = to.0;
+            }
+            Err(error) => return Err(format!("fetch at {offset}: {error:?}")),
+        }
+    }
+    Ok(served)
+}
+
+/// Starts a shard on `disk` and opens `partitions` partitions with small segments.
+pub(crate) fn start(disk: MemoryDisk, partitions: u64, seed: u64) -> Verdict<(Runner, Vec<Opened>)> {
+    let mut runner = Runner::start(disk, OPTIONS, seed).map_err(|error| error.to_string())?;
+    let opened = open_all(&mut runner, partitions, small_segments())?;
+    Ok((runner, opened))
 }

@@ -153,8 +153,11 @@ pub struct BatchBuilder {
     value_nulls: Vec<u8>,
     keys: Column,
     timestamps: Vec<Timestamp>,
+    timestamp_deltas: Vec<u32>,
     first_timestamp: Timestamp,
     same_timestamp: bool,
+    /// There are records, all with a value and the first one's timestamp, none with headers, with keys all or none.
+    alike: bool,
     least: Timestamp,
     greatest: Timestamp,
     header_ends: Vec<u32>,
@@ -178,8 +181,10 @@ impl BatchBuilder {
             value_nulls: Vec::new(),
             keys: Column::default(),
             timestamps: Vec::new(),
+            timestamp_deltas: Vec::new(),
             first_timestamp: Timestamp(0),
             same_timestamp: true,
+            alike: false,
             least: Timestamp(i64::MAX),
             greatest: Timestamp(i64::MIN),
             header_ends: Vec::new(),
@@ -206,14 +211,45 @@ impl BatchBuilder {
     /// Bytes that the batch would have now, uncompressed.
     #[must_use]
     pub const fn bytes(&self) -> usize {
-        self.out.len() + self.side_bytes + super::ROOT_BYTES + self.value_offsets.len() * 4
+        let out = if self.out.is_empty() { HEADER_BYTES } else { self.out.len() };
+        out + self.side_bytes + super::ROOT_BYTES + self.value_offsets.len() * 4
     }
 
     /// Takes a record: copies its value once, into the batch.
     ///
     /// # Errors
     /// [`BuildError`]; the builder is then as before.
+    #[inline]
     pub fn push(&mut self, record: &NewRecord<'_>) -> Result<(), BuildError> {
+        // Most batches have values of one time, with a key each or none: the rare columns are not looked at for them.
+        let alike = self.alike && record.headers.is_empty() && record.timestamp == self.first_timestamp;
+        match record.value {
+            Some(value) if alike && record.key.is_some() != self.keys.offsets.is_empty() => {
+                self.push_alike(record.key, value).map_or_else(|| self.push_any(record), Ok)
+            }
+            _ => self.push_any(record),
+        }
+    }
+
+    /// Takes a record like all those before it, or `None` where there is no room for it.
+    #[inline]
+    fn push_alike(&mut self, key: Option<&[u8]>, value: &[u8]) -> Option<()> {
+        let side = key.map_or(0, |key| key.len() + 5);
+        let fits = self.bytes() + value.len() + side + 4 <= self.batch_bytes_max;
+        if !fits || self.len() >= BATCH_RECORDS_MAX as usize {
+            return None;
+        }
+        self.out.extend_from_slice(value);
+        self.value_offsets.push((self.out.len() - HEADER_BYTES) as u32);
+        if let Some(key) = key {
+            self.keys.bytes.extend_from_slice(key);
+            self.keys.offsets.push(self.keys.bytes.len() as u32);
+            self.side_bytes += side;
+        }
+        Some(())
+    }
+
+    fn push_any(&mut self, record: &NewRecord<'_>) -> Result<(), BuildError> {
         let value = record.value.unwrap_or_default();
         let side = self.side_cost(record)?;
         let needed = value.len() + side + 4;
@@ -230,6 +266,10 @@ impl BatchBuilder {
             return Err(BuildError::Full);
         }
         let index = self.len();
+        if index == 0 {
+            // Not sooner: a buffer may still come back to be used again.
+            self.out.resize(HEADER_BYTES, 0);
+        }
         self.push_timestamp(index, record.timestamp);
         self.out.extend_from_slice(value);
         self.value_offsets.push((self.out.len() - HEADER_BYTES) as u32);
@@ -243,31 +283,38 @@ impl BatchBuilder {
             self.push_headers(index, record.headers);
         }
         self.side_bytes += side;
+        let nulls = !self.value_nulls.is_empty() || !self.keys.nulls.is_empty();
+        self.alike = self.same_timestamp && !nulls && self.header_ends.is_empty();
         Ok(())
     }
 
-    /// Bytes that keys, timestamps, headers of `record` may take, nulls and late columns included.
+    /// Bytes that `record` adds at most beside its value and its end: to the columns that are there, and to those that
+    /// come into being with it, for every record so far.
     fn side_cost(&self, record: &NewRecord<'_>) -> Result<usize, BuildError> {
         if record.headers.len() > RECORD_HEADERS_MAX as usize {
             return Err(BuildError::TooManyHeaders);
         }
-        let plain = record.key.is_none() && record.headers.is_empty() && self.keys.offsets.is_empty();
-        if plain
-            && record.value.is_some()
-            && self.header_ends.is_empty()
-            && self.timestamps.is_empty()
-            && (record.timestamp == self.first_timestamp || self.is_empty())
-        {
-            return Ok(0);
-        }
-        // Generous: each column that this record may bring into being is counted for every record so far.
-        let late = |present: bool, wanted: bool| if wanted && !present { (self.len() + 1) * 5 } else { 5 };
-        let key = record.key.map_or(0, <[u8]>::len) + late(!self.keys.offsets.is_empty(), record.key.is_some());
-        let timestamp = late(!self.timestamps.is_empty(), record.timestamp != self.first_timestamp);
-        let headers =
-            record.headers.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len) + 13).sum::<usize>()
-                + late(!self.header_ends.is_empty(), !record.headers.is_empty());
-        Ok(key + timestamp + headers + 2 + self.len() / 8)
+        // Four bytes an entry, one entry more than records, and a null bit each.
+        let entries = |present: bool, wanted: bool| match (present, wanted) {
+            (true, _) => 5,
+            (false, true) => (self.len() + 2) * 5,
+            (false, false) => 0,
+        };
+        let key = record.key.map_or(0, <[u8]>::len) + entries(!self.keys.offsets.is_empty(), record.key.is_some());
+        let other_time = !self.is_empty() && record.timestamp != self.first_timestamp;
+        let timestamp = entries(!self.same_timestamp, other_time);
+        let nulls = match (self.value_nulls.is_empty(), record.value) {
+            (true, Some(_)) => 0,
+            (true, None) => self.len() / 8 + 1,
+            (false, _) => 1,
+        };
+        // Two ends and a null bit a header; eight bytes for the first ends of both columns.
+        let header = |(key, value): &(&[u8], Option<&[u8]>)| key.len() + value.map_or(0, <[u8]>::len) + 9;
+        let first = if self.header_ends.is_empty() && !record.headers.is_empty() { 8 } else { 0 };
+        let headers = record.headers.iter().map(header).sum::<usize>()
+            + first
+            + entries(!self.header_ends.is_empty(), !record.headers.is_empty());
+        Ok(key + timestamp + nulls + headers)
     }
 
     /// Whether all timestamps stay within 2³² ms of each other.
@@ -320,7 +367,7 @@ impl BatchBuilder {
             self.clear();
             return Err(BuildError::Compression(error));
         }
-        let mut columns = self.columns(count);
+        let columns = self.columns(count);
         let mut out = rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(
             &columns,
             std::mem::take(&mut self.out),
@@ -330,11 +377,25 @@ impl BatchBuilder {
         let payload_len = (out.len() - HEADER_BYTES) as u32;
         let (head, payload) = out.split_first_chunk_mut::<HEADER_BYTES>().expect("room for the header comes first");
         BatchHeader { payload_len, payload_crc: crc32fast::hash(payload), ..header }.encode(head);
-        self.value_offsets = std::mem::take(&mut columns.value_offsets);
-        self.keys.bytes = std::mem::take(&mut columns.keys);
-        self.keys.offsets = std::mem::take(&mut columns.key_offsets);
+        self.take_back(columns);
         self.clear();
         Ok(out)
+    }
+
+    /// Keeps the buffers of a finished batch's columns for the next.
+    fn take_back(&mut self, columns: ColumnsV1<Placed>) {
+        self.value_offsets = columns.value_offsets;
+        self.value_nulls = columns.value_nulls;
+        self.keys = Column { offsets: columns.key_offsets, bytes: columns.keys, nulls: columns.key_nulls };
+        self.timestamp_deltas = columns.timestamp_deltas;
+        self.header_ends = columns.header_offsets;
+        self.header_keys.bytes = columns.header_keys;
+        self.header_keys.offsets = columns.header_key_offsets;
+        self.header_values = Column {
+            offsets: columns.header_value_offsets,
+            bytes: columns.header_values,
+            nulls: columns.header_value_nulls,
+        };
     }
 
     /// Gives back the buffer of a batch that has been sent, so that the next one allocates nothing.
@@ -385,6 +446,9 @@ impl BatchBuilder {
             self.value_nulls.resize(count.div_ceil(8), 0);
         }
         let least = self.least;
+        let deltas = self.timestamps.iter().map(|timestamp| (timestamp.0 - least.0) as u32);
+        self.timestamp_deltas.clear();
+        self.timestamp_deltas.extend(deltas);
         ColumnsV1 {
             values: Placed { position: HEADER_BYTES, len: self.out.len() - HEADER_BYTES },
             value_offsets: std::mem::take(&mut self.value_offsets),
@@ -392,7 +456,7 @@ impl BatchBuilder {
             key_nulls: self.keys.take_nulls(count),
             keys: std::mem::take(&mut self.keys.bytes),
             key_offsets: std::mem::take(&mut self.keys.offsets),
-            timestamp_deltas: self.timestamps.iter().map(|timestamp| (timestamp.0 - least.0) as u32).collect(),
+            timestamp_deltas: std::mem::take(&mut self.timestamp_deltas),
             offset_deltas: Vec::new(),
             header_offsets: std::mem::take(&mut self.header_ends),
             header_keys: std::mem::take(&mut self.header_keys.bytes),
@@ -405,7 +469,6 @@ impl BatchBuilder {
 
     fn clear(&mut self) {
         self.out.clear();
-        self.out.resize(HEADER_BYTES, 0);
         self.value_offsets.clear();
         self.value_offsets.push(0);
         self.value_nulls.clear();
@@ -413,6 +476,7 @@ impl BatchBuilder {
         self.header_ends.clear();
         [&mut self.keys, &mut self.header_keys, &mut self.header_values].into_iter().for_each(Column::clear);
         self.same_timestamp = true;
+        self.alike = false;
         self.least = Timestamp(i64::MAX);
         self.greatest = Timestamp(i64::MIN);
         self.side_bytes = 0;
@@ -530,6 +594,50 @@ mod tests {
         let headers = vec![(&b"k"[..], None); 1_001];
         let many = NewRecord { headers: &headers, ..record(&[]) };
         assert_eq!(builder.push(&many), Err(BuildError::TooManyHeaders));
+    }
+
+    #[test]
+    fn a_full_batch_is_never_larger_than_its_bound_and_hardly_smaller_whatever_came_first() {
+        for shape in 0..16_u64 {
+            let mut builder = BatchBuilder::new(Codec::None, 300_000);
+            for index in 0_u64.. {
+                // What is rare comes first, in the middle or with every record.
+                let rare = index == (shape >> 2) * 100;
+                let record = NewRecord {
+                    timestamp: Timestamp(if shape & 1 == 1 { index as i64 } else { 0 }),
+                    key: (shape & 2 == 2).then_some(b"key"),
+                    value: if rare { None } else { Some(b"twenty bytes of value") },
+                    headers: if rare && shape & 4 == 4 { &[(b"k", None)] } else { &[] },
+                };
+                match builder.push(&record) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        assert_eq!(error, BuildError::Full, "shape {shape}");
+                        break;
+                    }
+                }
+            }
+            let (records, promised) = (builder.len(), builder.bytes());
+            let batch = builder.finish().unwrap();
+            check_entry(&batch, 300_000).unwrap_or_else(|error| panic!("shape {shape}: {error}"));
+            assert!(batch.len() <= promised, "shape {shape}: {} > {promised}, {records} records", batch.len());
+            assert!(batch.len() > 270_000, "shape {shape}: full at {} bytes, {records} records", batch.len());
+        }
+    }
+
+    #[test]
+    fn null_bits_and_columns_that_come_late_are_counted_before_they_are_there() {
+        let value = Some(&b"v"[..]);
+        let first = NewRecord { key: Some(b"k"), value, headers: &[(b"h", Some(b"x"))], ..NewRecord::default() };
+        let null = NewRecord::default();
+        for (first, others) in [(first, 0), (null, 4_000)] {
+            let mut builder = BatchBuilder::new(Codec::None, BATCH_BYTES_DEFAULT_MAX);
+            builder.push(&first).unwrap();
+            (0..others).for_each(|_| builder.push(&NewRecord { value, ..null }).unwrap());
+            let promised = builder.bytes();
+            let built = builder.finish().unwrap().len();
+            assert!(built <= promised, "a batch of {built} bytes was counted as {promised}");
+        }
     }
 
     #[test]

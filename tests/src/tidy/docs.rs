@@ -41,19 +41,15 @@ fn links(page: &SourceFile) -> Vec<String> {
     targets.map(resolve).collect()
 }
 
-/// Each trap of the table names a test or a lint that exists.
+/// Each trap of the table names tests or lints that exist; a function that is no test proves nothing.
 pub(super) fn traps(tree: &Tree) -> Vec<Finding> {
     let Some(page) = tree.file(ARCHITECTURE) else { return Vec::new() };
-    let mut functions = BTreeSet::new();
-    for (_, rust) in tree.rust_files() {
-        functions.extend(rust.definitions().into_iter().map(|definition| definition.name));
-        functions.extend(rust.tests().into_iter().map(|(name, _)| name));
-    }
+    let tests: BTreeSet<String> = tree.rust_files().flat_map(|(_, rust)| rust.tests()).map(|(name, _)| name).collect();
     let mut findings = Vec::new();
     for (line, cell) in trap_cells(page) {
         for name in cell.split('`').skip(1).step_by(2) {
             let last = name.rsplit("::").next().unwrap_or(name);
-            if !functions.contains(last) && !is_lint(tree, name) {
+            if !tests.contains(last) && !is_lint(tree, name) {
                 let advice =
                     format!("`{name}` is no test, lint or tidy rule of this tree: write it, or correct the row");
                 findings.push(Finding::new(&page.path, line, advice));
@@ -72,7 +68,7 @@ fn trap_cells(page: &SourceFile) -> Vec<(usize, &str)> {
         if level > 0 {
             let is_deeper = depth.is_some_and(|depth| level > depth);
             if !is_deeper {
-                depth = line.contains("Traps").then_some(level);
+                depth = line.to_lowercase().contains("traps").then_some(level);
             }
         } else if depth.is_some() && line.starts_with('|') {
             let cell = line.trim_end().trim_end_matches('|').rsplit('|').next();

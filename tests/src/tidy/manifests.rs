@@ -18,7 +18,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("cli", &["protocol", "server", "client", "gateway", "streams"]),
     ("loadgen", &["protocol", "client"]),
     ("bench", &["protocol", "core", "io"]),
-    ("fuzz", &["protocol", "core", "io"]),
+    ("fuzz", &["tests"]),
     ("tests", &["protocol", "core", "io", "server", "client", "gateway", "streams", "cli", "loadgen", "bench"]),
 ];
 

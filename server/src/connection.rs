@@ -1,0 +1,170 @@
+//! One client on one shard: its socket, what comes, what goes, and how much of it is under way; decides nothing.
+
+use crate::input::Input;
+use crate::limits::{
+    FRAME_BYTES_PER_PERIOD, FRAME_PERIOD_MS, HELLO_WAIT_MS, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_LARGE_MAX, IN_FLIGHT_REQUESTS_MAX, OUTPUT_BYTES_MAX,
+    OUTPUT_STALL_MS,
+};
+use crate::output::Output;
+use coulee_io::net::Socket;
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Hello has not come.
+    Greeting,
+    /// Requests are answered.
+    Open,
+    /// Nothing is read any more; it is closed once its answers are sent.
+    Closing,
+}
+
+/// What one request holds of its connection's allowance until it is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Charge {
+    /// Bytes of its frame.
+    pub(crate) bytes: usize,
+    /// Whether it is one of the few large ones.
+    pub(crate) large: bool,
+}
+
+/// What a connection is waited for. It may not take for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitFor {
+    /// Its Hello.
+    Hello,
+    /// That it takes its answers.
+    Output,
+    /// The rest of the frame that began after so many others.
+    Frame(u64),
+}
+
+/// When a wait began to be watched and when it is looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watch {
+    /// What is waited for.
+    pub(crate) wait: WaitFor,
+    /// When to look, on the monotonic clock.
+    pub(crate) deadline_ms: u64,
+    /// Bytes received until then.
+    pub(crate) received: u64,
+    /// Bytes sent until then.
+    pub(crate) sent: u64,
+}
+
+/// A connection. Lives on one shard.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The socket.
+    pub(crate) socket: Socket,
+    /// How far it is.
+    pub(crate) stage: Stage,
+    /// What comes.
+    pub(crate) input: Input,
+    /// What goes.
+    pub(crate) output: Output,
+    /// The socket may have something to read.
+    pub(crate) readable: bool,
+    /// The socket may take something.
+    pub(crate) writable: bool,
+    /// It is in the list of connections to be served.
+    pub(crate) queued: bool,
+    /// It is in the list of connections with answers to send.
+    pub(crate) flushing: bool,
+    /// What it is waited for, as the shard's list of deadlines has it.
+    pub(crate) watch: Option<Watch>,
+    /// Name of the client, for logs.
+    pub(crate) client_name: Box<str>,
+    requests: usize,
+    large: usize,
+    bytes: usize,
+}
+
+impl Connection {
+    /// A connection that has just come.
+    #[must_use]
+    pub(crate) fn new(socket: Socket, stage: Stage) -> Self {
+        Self {
+            socket,
+            stage,
+            input: Input::default(),
+            output: Output::default(),
+            readable: true,
+            writable: true,
+            queued: false,
+            flushing: false,
+            watch: None,
+            client_name: Box::default(),
+            requests: 0,
+            large: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Counts a request as unanswered.
+    pub(crate) const fn charge(&mut self, charge: Charge) {
+        self.requests += 1;
+        self.large += charge.large as usize;
+        self.bytes += charge.bytes;
+    }
+
+    /// Counts it as answered.
+    pub(crate) const fn discharge(&mut self, charge: Charge) {
+        self.requests -= 1;
+        self.large -= charge.large as usize;
+        self.bytes -= charge.bytes;
+    }
+
+    /// Whether so much is under way that nothing more is read.
+    #[must_use]
+    pub(crate) const fn is_full(&self) -> bool {
+        self.requests >= IN_FLIGHT_REQUESTS_MAX
+            || self.large >= IN_FLIGHT_LARGE_MAX
+            || self.bytes >= IN_FLIGHT_BYTES_MAX
+            || self.output.bytes() >= OUTPUT_BYTES_MAX
+    }
+
+    /// Whether it is worth serving now.
+    #[must_use]
+    pub(crate) const fn has_work(&self) -> bool {
+        let wants = self.readable || self.input.is_paused();
+        wants && !matches!(self.stage, Stage::Closing) && !self.is_full()
+    }
+
+    /// What it is waited for now.
+    #[must_use]
+    pub(crate) fn waits_for(&self) -> Option<WaitFor> {
+        if self.stage == Stage::Greeting {
+            Some(WaitFor::Hello)
+        } else if !self.output.is_empty() {
+            Some(WaitFor::Output)
+        } else {
+            self.input.is_amid_frame().then(|| WaitFor::Frame(self.input.frames()))
+        }
+    }
+
+    /// Begins to watch a wait.
+    #[must_use]
+    pub(crate) const fn watch(&self, wait: WaitFor, now_ms: u64) -> Watch {
+        let patience_ms = match wait {
+            WaitFor::Hello => HELLO_WAIT_MS,
+            WaitFor::Output => OUTPUT_STALL_MS,
+            WaitFor::Frame(_) => FRAME_PERIOD_MS,
+        };
+        let (received, sent) = (self.input.received(), self.output.sent());
+        Watch { wait, deadline_ms: now_ms + patience_ms, received, sent }
+    }
+
+    /// Whether it has done too little of what it was waited for.
+    #[must_use]
+    pub(crate) const fn has_failed(&self, watch: &Watch) -> bool {
+        match watch.wait {
+            WaitFor::Hello => true,
+            WaitFor::Output => self.output.sent() == watch.sent,
+            WaitFor::Frame(_) => {
+                let held_back = self.input.is_paused() || self.is_full();
+                !held_back && self.input.received() - watch.received < FRAME_BYTES_PER_PERIOD as u64
+            }
+        }
+    }
+}

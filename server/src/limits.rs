@@ -1,0 +1,50 @@
+//! Bounds of the wiring: what a connection, a cycle and a queue between shards may hold; knows no log.
+
+use coulee_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+
+/// The least that is asked of a socket at once, and the most that is read ahead of a large frame.
+pub(crate) const READ_BYTES_MIN: usize = 4 << 10;
+/// The most that is asked of a socket at once while its frames are small.
+pub(crate) const READ_BYTES_MAX: usize = 64 << 10;
+/// Frames from this size on are received into memory of their own.
+pub(crate) const OWN_FRAME_BYTES: usize = 32 << 10;
+/// Bytes that one connection may bring in one cycle before it is the next one's turn.
+pub(crate) const CONNECTION_CYCLE_BYTES: usize = 512 << 10;
+/// Frames that one connection may bring in one cycle.
+pub(crate) const CONNECTION_CYCLE_FRAMES: usize = 1_024;
+/// Requests of one connection that are unanswered.
+pub(crate) const IN_FLIGHT_REQUESTS_MAX: usize = 16_384;
+/// Of those, requests in frames above 16 KiB, or other than Produce.
+pub(crate) const IN_FLIGHT_LARGE_MAX: usize = 64;
+/// Bytes of one connection's unanswered requests.
+pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// Answers of one connection that wait for its socket; above it no further request is read.
+pub(crate) const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// Slices given to the socket in one call.
+pub(crate) const OUTPUT_SLICES_MAX: usize = 64;
+/// Spare buffers for answers that a shard keeps.
+pub(crate) const SPARE_BUFFERS_MAX: usize = 64;
+/// A spare buffer larger than this is not kept.
+pub(crate) const SPARE_BUFFER_BYTES_MAX: usize = 256 << 10;
+/// Messages that a shard takes from others in one cycle.
+pub(crate) const CYCLE_MESSAGES_MAX: usize = 1_024;
+/// Messages to one shard that wait for room in the mesh; above it no connection is read.
+pub(crate) const OUTBOX_MESSAGES_MAX: usize = 4_096;
+/// Connections that a shard accepts in one cycle.
+pub(crate) const CYCLE_ACCEPTS_MAX: usize = 64;
+
+/// A connection has to say Hello within this time, in milliseconds.
+pub(crate) const HELLO_WAIT_MS: u64 = 5_000;
+/// A frame has to bring this much in each period, or its connection is closed.
+pub(crate) const FRAME_BYTES_PER_PERIOD: usize = 5 * (64 << 10);
+/// That period, in milliseconds.
+pub(crate) const FRAME_PERIOD_MS: u64 = 5_000;
+/// A peer that takes none of its answers for this long is gone, in milliseconds.
+pub(crate) const OUTPUT_STALL_MS: u64 = 60_000;
+/// How long a shard waits before it asks again for a connection when descriptors have run out, in milliseconds.
+pub(crate) const ACCEPT_PAUSE_MS: u64 = 100;
+/// The longest that a fetch may wait for records, in milliseconds.
+pub(crate) const FETCH_WAIT_MS_MAX: u32 = 60_000;
+
+const _: () = assert!(READ_BYTES_MIN >= HELLO_BYTES_MAX && READ_BYTES_MAX >= OWN_FRAME_BYTES);
+const _: () = assert!(IN_FLIGHT_BYTES_MAX >= 2 * FRAME_BYTES_MAX);

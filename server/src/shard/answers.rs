@@ -1,0 +1,216 @@
+//! Answers on their way back: to a connection, to another shard, or into an answer that is put together; decides nothing.
+
+use super::ShardServer;
+use crate::connection::{Charge, Connection};
+use crate::message::{Answer, Greeting, Message};
+use crate::pending::{Asker, Pending};
+use crate::slab::Key;
+use coulee_core::block::Block;
+use coulee_core::catalog::ChangeError;
+use coulee_core::controller::Changed;
+use coulee_core::partition::ProduceError;
+use coulee_core::shard::fetches::{FetchError, FetchedPart};
+use coulee_core::shard::{Described, Listed, Produced, RequestId};
+use coulee_core::log::reader::ReadError;
+use coulee_protocol::api::stats::v1::Shard as ShardStats;
+use coulee_protocol::api::{ApiKey, fetch, produce, topics};
+use coulee_protocol::error::ErrorCode;
+use coulee_protocol::frame::{FrameHeader};
+use coulee_protocol::hello::HelloResponse;
+use coulee_protocol::api;
+
+/// An answer that has come, from here or from another shard.
+#[derive(Debug)]
+pub(super) enum Come {
+    Produced(Result<Produced, ProduceError>),
+    Fetched(Vec<FetchedPart>),
+    Listed(Listed),
+    Described(Result<Described, ErrorCode>),
+    Stats(Box<ShardStats>),
+}
+
+impl From<Answer> for Come {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Produced(result) => Self::Produced(result),
+            Answer::Fetched(parts) => Self::Fetched(parts.into_iter().map(Into::into).collect()),
+            Answer::Listed(listed) => Self::Listed(listed),
+            Answer::Described(described) => Self::Described(described),
+            Answer::Stats(stats) => Self::Stats(stats),
+        }
+    }
+}
+
+impl From<Come> for Answer {
+    fn from(come: Come) -> Self {
+        match come {
+            Come::Produced(result) => Self::Produced(result),
+            Come::Fetched(parts) => Self::Fetched(parts.into_iter().map(Into::into).collect()),
+            Come::Listed(listed) => Self::Listed(listed),
+            Come::Described(described) => Self::Described(described),
+            Come::Stats(stats) => Self::Stats(stats),
+        }
+    }
+}
+
+impl ShardServer {
+    /// Passes an answer on to whom it is for. Who has gone gets none.
+    pub(super) fn answered(&mut self, request: RequestId, come: Come) {
+        let Some(pending) = self.pending.remove(Key(request.0)) else { return };
+        match pending.asker {
+            Asker::Shard(shard, number) => self.send_to(shard, Message::Answer(number, come.into())),
+            Asker::Part { whole, at } => self.part_came(whole, at, come),
+            Asker::Connection(key) => self.answer_connection(key, pending, come),
+        }
+    }
+
+    fn answer_connection(&mut self, key: Key, mut pending: Pending, come: Come) {
+        self.settle(&mut pending);
+        let began_us = pending.began_us;
+        let us = self.clock.monotonic_us().saturating_sub(began_us);
+        let Some(Some(connection)) = self.connections.find(key) else { return };
+        connection.discharge(pending.charge);
+        let (spare, header) = (&mut self.spare, &pending.header);
+        match come {
+            Come::Produced(Ok(produced)) => {
+                self.counts.produced(us);
+                let body = produce::v1::Response {
+                    base_offset: produced.base_offset.0,
+                    log_start: produced.log_start.0,
+                    high_watermark: produced.high_watermark.0,
+                    leader_epoch: produced.epoch.0,
+                };
+                connection.output.answer(spare, header, &body, Vec::new());
+            }
+            Come::Produced(Err(error)) => {
+                self.counts.produce_refused(&error);
+                connection.output.refuse(spare, header, error.code(), &error.to_string());
+            }
+            Come::Fetched(parts) => {
+                self.counts.fetched(&parts, us);
+                let (body, batches) = fetch_response(parts);
+                connection.output.answer(spare, header, &body, batches);
+            }
+            // These are parts of an answer that is put together.
+            Come::Listed(_) | Come::Described(_) | Come::Stats(_) => {}
+        }
+        self.flush_soon(key);
+    }
+
+    /// Gives back what a request has held of the budget.
+    fn settle(&mut self, pending: &mut Pending) {
+        if let Some(reservation) = pending.reservation.take() {
+            self.budget.release(reservation);
+            self.resume_paused();
+        }
+    }
+
+    /// Has the answers of a connection sent at the end of this cycle, and the connection served again if it was full.
+    pub(super) fn flush_soon(&mut self, key: Key) {
+        if let Some(Some(connection)) = self.connections.find(key)
+            && !connection.flushing
+        {
+            connection.flushing = true;
+            self.flush.push(key);
+        }
+    }
+
+    /// Answers a request that was put together, or that another part of the broker has carried out.
+    pub(super) fn answer_with<T: api::Body>(&mut self, pending: &mut Pending, body: &T, batches: Vec<Block>) {
+        self.settle(pending);
+        let Asker::Connection(key) = pending.asker else { return };
+        let Some(Some(connection)) = self.connections.find(key) else { return };
+        connection.discharge(pending.charge);
+        connection.output.answer(&mut self.spare, &pending.header, body, batches);
+        self.flush_soon(key);
+    }
+
+    /// Refuses such a request.
+    pub(super) fn refuse_with(&mut self, pending: &mut Pending, code: ErrorCode, detail: &str) {
+        self.settle(pending);
+        let Asker::Connection(key) = pending.asker else { return };
+        let Some(Some(connection)) = self.connections.find(key) else { return };
+        connection.discharge(pending.charge);
+        connection.output.refuse(&mut self.spare, &pending.header, code, detail);
+        self.flush_soon(key);
+    }
+
+    /// The controller has answered a change.
+    pub(super) fn changed(&mut self, request: RequestId, result: Result<Changed, ChangeError>) {
+        let Some(mut pending) = self.pending.remove(Key(request.0)) else { return };
+        if let Asker::Shard(shard, number) = pending.asker {
+            return self.send_to(shard, Message::Changed(number, result));
+        }
+        let changed = match result {
+            Ok(changed) => changed,
+            Err(error) => return self.refuse_with(&mut pending, error.code(), &error.to_string()),
+        };
+        let (topic_id, partitions) = (changed.topic_id.0, changed.partitions);
+        match pending.header.api {
+            api if api == ApiKey::CreateTopic.code() => {
+                self.answer_with(&mut pending, &topics::v1::CreateResponse { topic_id, partitions }, Vec::new());
+            }
+            api if api == ApiKey::AlterTopic.code() => {
+                self.answer_with(&mut pending, &topics::v1::AlterResponse { topic_id, partitions }, Vec::new());
+            }
+            _ => self.answer_with(&mut pending, &topics::v1::DeleteResponse { topic_id }, Vec::new()),
+        }
+    }
+
+    /// Answers a Hello: the connection is this shard's from now on.
+    pub(super) fn greet(&mut self, connection: &mut Connection, greeting: &Greeting) {
+        let answer = HelloResponse {
+            protocol: greeting.protocol,
+            features: 0,
+            broker_version: crate::facts::VERSION,
+            cluster_id: self.parts.facts.cluster_id,
+            shard: self.id(),
+            shards: self.shards(),
+            apis: api::ranges().collect(),
+        };
+        let mut body = Vec::new();
+        answer.encode(&mut body).expect("our own version and table fit a Hello");
+        let request = FrameHeader::request(ApiKey::Hello.code(), 0, greeting.correlation, 0, 0);
+        connection.output.answer_bytes(&mut self.spare, &request, &body);
+    }
+
+    /// Notes a request of a connection as unanswered.
+    pub(super) fn expect(&mut self, key: Key, connection: &mut Connection, mut pending: Pending) -> RequestId {
+        let bytes = pending.header.len as usize;
+        let small = coulee_core::limits::SMALL_FRAME_BYTES;
+        let large = bytes > small || pending.header.api != ApiKey::Produce.code();
+        pending.charge = Charge { bytes, large };
+        pending.asker = Asker::Connection(key);
+        connection.charge(pending.charge);
+        RequestId(self.pending.insert(pending).0)
+    }
+}
+
+/// The answer to a fetch, and the batches behind it.
+pub(super) fn fetch_response(parts: Vec<FetchedPart>) -> (fetch::v1::Response, Vec<Block>) {
+    let mut batches = Vec::new();
+    let mut partitions = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut entry = fetch::v1::ResponsePartition {
+            partition_uid: part.partition.0,
+            high_watermark: part.high_watermark.0,
+            last_stable_offset: part.high_watermark.0,
+            log_start: part.log_start.0,
+            ..Default::default()
+        };
+        match part.batches {
+            Ok(blocks) => {
+                entry.batches_len = blocks.iter().map(|block| block.len() as u32).sum();
+                batches.extend(blocks);
+            }
+            Err(error) => {
+                entry.error = error.code().code();
+                if let FetchError::Read(ReadError::Damaged { from, to, .. }) = error {
+                    (entry.damaged_from, entry.damaged_to) = (from.0, to.0);
+                }
+            }
+        }
+        partitions.push(entry);
+    }
+    (fetch::v1::Response { partitions }, batches)
+}
