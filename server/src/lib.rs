@@ -23,8 +23,9 @@ use coulee_io::selftest::{self, SelfTestError};
 use coulee_io::wake::{Sleeper, Waker};
 use coulee_protocol::ids::{ClusterId, PartitionUid, ShardId};
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use tracing::{info, warn};
 
@@ -49,6 +50,8 @@ pub enum StartError {
     SelfTest(SelfTestError),
     /// The data directory cannot be used.
     Dir(DirError),
+    /// The data directory is not there and cannot be made.
+    MakeDir(PathBuf, io::Error),
     /// What identifies the data directory cannot be read.
     Meta(MetaError),
     /// The listening socket cannot be had.
@@ -71,6 +74,9 @@ impl fmt::Display for StartError {
             Self::Lock(error) => error.fmt(formatter),
             Self::SelfTest(error) => error.fmt(formatter),
             Self::Dir(error) => write!(formatter, "the data directory cannot be used: {error}"),
+            Self::MakeDir(dir, error) => {
+                write!(formatter, "the data directory {} cannot be made: {error}", dir.display())
+            }
             Self::Meta(error) => error.fmt(formatter),
             Self::Bind(error) => error.fmt(formatter),
             Self::Executor(error) => error.fmt(formatter),
@@ -83,6 +89,42 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+/// What stands in the way of a start, as far as a user can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartCause {
+    /// Another process listens at the address.
+    AddressTaken,
+    /// Another broker uses the data directory.
+    DataDirTaken,
+    /// The data directory can't be made, read or written.
+    DataDirUnusable,
+    /// A newer broker wrote the data directory.
+    FormatTooNew,
+    /// The kernel, its limits or the filesystem do not give what is needed.
+    MachineUnfit,
+    /// Something else; the text says what.
+    Other,
+}
+
+impl StartError {
+    /// What stands in the way.
+    #[must_use]
+    pub fn cause(&self) -> StartCause {
+        match self {
+            Self::Bind(BindError::Taken { .. }) => StartCause::AddressTaken,
+            Self::Lock(LockError::Held { .. }) => StartCause::DataDirTaken,
+            Self::Dir(DirError::NoDirectIo) | Self::SelfTest(SelfTestError::Dir(DirError::NoDirectIo)) => {
+                StartCause::MachineUnfit
+            }
+            Self::MakeDir(..) | Self::Lock(_) | Self::Dir(_) => StartCause::DataDirUnusable,
+            Self::SelfTest(SelfTestError::Dir(_)) => StartCause::DataDirUnusable,
+            Self::Meta(MetaError::TooNew { .. }) => StartCause::FormatTooNew,
+            Self::SelfTest(_) | Self::Ring(_) | Self::Executor(_) | Self::System(_) => StartCause::MachineUnfit,
+            Self::Meta(_) | Self::Bind(_) | Self::Shard(..) | Self::Refused(_) => StartCause::Other,
+        }
+    }
+}
 
 /// Why the broker has not ended well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,9 +215,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
 }
 
 fn make_dir(dir: &Path) -> Result<(), StartError> {
-    std::fs::create_dir_all(dir).map_err(|error| {
-        StartError::Refused(format!("the data directory {} cannot be made: {error}", dir.display()))
-    })
+    std::fs::create_dir_all(dir).map_err(|error| StartError::MakeDir(dir.to_owned(), error))
 }
 
 /// The cluster that a data directory belongs to, chosen now where it is new, and the partitions that have files.
@@ -311,8 +351,10 @@ impl Server {
     pub fn join(self) -> Result<(), RunError> {
         let Self { news, executors, lock, .. } = self;
         executors.join();
-        let unclean: Vec<ShardId> =
-            news.try_iter().filter_map(|news| if let News::Stopped(id, false) = news { Some(id) } else { None }).collect();
+        let unclean: Vec<ShardId> = news
+            .try_iter()
+            .filter_map(|news| if let News::Stopped(id, false) = news { Some(id) } else { None })
+            .collect();
         drop(lock);
         if unclean.is_empty() { Ok(()) } else { Err(RunError::Unclean(unclean)) }
     }
