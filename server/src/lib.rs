@@ -84,6 +84,42 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// What stands in the way of a start, as far as a user can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartCause {
+    /// Another process listens at the address.
+    AddressTaken,
+    /// Another broker uses the data directory.
+    DataDirTaken,
+    /// The data directory can't be made, read or written.
+    DataDirUnusable,
+    /// A newer broker wrote the data directory.
+    FormatTooNew,
+    /// The kernel, its limits or the filesystem do not give what is needed.
+    MachineUnfit,
+    /// Something else; the text says what.
+    Other,
+}
+
+impl StartError {
+    /// What stands in the way.
+    #[must_use]
+    pub fn cause(&self) -> StartCause {
+        match self {
+            Self::Bind(BindError::Taken { .. }) => StartCause::AddressTaken,
+            Self::Lock(LockError::Held { .. }) => StartCause::DataDirTaken,
+            Self::Dir(DirError::NoDirectIo) | Self::SelfTest(SelfTestError::Dir(DirError::NoDirectIo)) => {
+                StartCause::MachineUnfit
+            }
+            Self::Lock(_) | Self::Dir(_) => StartCause::DataDirUnusable,
+            Self::SelfTest(SelfTestError::Dir(_)) => StartCause::DataDirUnusable,
+            Self::Meta(MetaError::TooNew { .. }) => StartCause::FormatTooNew,
+            Self::SelfTest(_) | Self::Ring(_) | Self::Executor(_) | Self::System(_) => StartCause::MachineUnfit,
+            Self::Meta(_) | Self::Bind(_) | Self::Shard(..) | Self::Refused(_) => StartCause::Other,
+        }
+    }
+}
+
 /// Why the broker has not ended well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunError {
