@@ -306,7 +306,7 @@ impl<D: Disk> Recovery<'_, D> {
             segment.epochs.clone_from(&checkpoint.epochs);
         }
         let clean = limit.is_none() && resume.is_some_and(|checkpoint| checkpoint.clean);
-        let mut source = Source::new(file, data_end, false);
+        let mut source = Source::new(file, data_end, None);
         while self.end.offset < limit.unwrap_or(Offset(u64::MAX)) {
             let chain = self.chain();
             match source.step(self.end.position, &chain).await? {
