@@ -270,7 +270,7 @@ impl BatchBuilder {
             record.headers.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len) + 13).sum::<usize>()
                 + late(!self.header_ends.is_empty(), !record.headers.is_empty())
                 + if self.header_ends.is_empty() && !record.headers.is_empty() { 8 } else { 0 };
-        // Null bits cost a byte for eight records once the first null is there: within the 2 bytes of each from then on.
+        // Null bits cost a byte for eight records once the first null is there: the 2 bytes of each cover them after.
         let first_null = |is_null: bool, nulls: &[u8]| if is_null && nulls.is_empty() { self.len() / 8 + 1 } else { 0 };
         let nulls = first_null(record.value.is_none(), &self.value_nulls)
             + first_null(record.key.is_none() && !self.keys.offsets.is_empty(), &self.keys.nulls);
