@@ -23,9 +23,8 @@ use coulee_io::selftest::{self, SelfTestError};
 use coulee_io::wake::{Sleeper, Waker};
 use coulee_protocol::ids::{ClusterId, PartitionUid, ShardId};
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use tracing::{info, warn};
 
@@ -50,8 +49,6 @@ pub enum StartError {
     SelfTest(SelfTestError),
     /// The data directory cannot be used.
     Dir(DirError),
-    /// The data directory is not there and cannot be made.
-    MakeDir(PathBuf, io::Error),
     /// What identifies the data directory cannot be read.
     Meta(MetaError),
     /// The listening socket cannot be had.
@@ -74,9 +71,6 @@ impl fmt::Display for StartError {
             Self::Lock(error) => error.fmt(formatter),
             Self::SelfTest(error) => error.fmt(formatter),
             Self::Dir(error) => write!(formatter, "the data directory cannot be used: {error}"),
-            Self::MakeDir(dir, error) => {
-                write!(formatter, "the data directory {} cannot be made: {error}", dir.display())
-            }
             Self::Meta(error) => error.fmt(formatter),
             Self::Bind(error) => error.fmt(formatter),
             Self::Executor(error) => error.fmt(formatter),
@@ -117,7 +111,7 @@ impl StartError {
             Self::Dir(DirError::NoDirectIo) | Self::SelfTest(SelfTestError::Dir(DirError::NoDirectIo)) => {
                 StartCause::MachineUnfit
             }
-            Self::MakeDir(..) | Self::Lock(_) | Self::Dir(_) => StartCause::DataDirUnusable,
+            Self::Lock(_) | Self::Dir(_) => StartCause::DataDirUnusable,
             Self::SelfTest(SelfTestError::Dir(_)) => StartCause::DataDirUnusable,
             Self::Meta(MetaError::TooNew { .. }) => StartCause::FormatTooNew,
             Self::SelfTest(_) | Self::Ring(_) | Self::Executor(_) | Self::System(_) => StartCause::MachineUnfit,
@@ -178,7 +172,6 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
         Ok(files) => info!(now = files.now, "open files"),
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
     }
-    make_dir(&config.data_dir)?;
     let lock = coulee_io::disk::lock(&config.data_dir).map_err(StartError::Lock)?;
     let findings = selftest::run(&config.data_dir).map_err(StartError::SelfTest)?;
     info!(one_flush = findings.is_device_flush_proved, "the machine passes the self-test");
@@ -212,10 +205,6 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let controls = control.of_process(wakers);
     info!(%native, shards = config.shards, "the broker is up");
     Ok(Server { native, shards: config.shards, controls, news: heard, executors, lock })
-}
-
-fn make_dir(dir: &Path) -> Result<(), StartError> {
-    std::fs::create_dir_all(dir).map_err(|error| StartError::MakeDir(dir.to_owned(), error))
 }
 
 /// The cluster that a data directory belongs to, chosen now where it is new, and the partitions that have files.
@@ -351,10 +340,8 @@ impl Server {
     pub fn join(self) -> Result<(), RunError> {
         let Self { news, executors, lock, .. } = self;
         executors.join();
-        let unclean: Vec<ShardId> = news
-            .try_iter()
-            .filter_map(|news| if let News::Stopped(id, false) = news { Some(id) } else { None })
-            .collect();
+        let unclean = |news| if let News::Stopped(id, false) = news { Some(id) } else { None };
+        let unclean: Vec<ShardId> = news.try_iter().filter_map(unclean).collect();
         drop(lock);
         if unclean.is_empty() { Ok(()) } else { Err(RunError::Unclean(unclean)) }
     }

@@ -1,7 +1,7 @@
 //! The cycle of one shard: completions, messages, connections, the core's decisions, answers; decides nothing itself.
 //!
 //! ```text
-//!  ring.reap ─▶ messages ─▶ connections ─▶ core.cycle ─▶ effects ─▶ answers ─▶ ring.submit ─▶ (sleep)
+//!  reap ─▶ messages ─▶ connections ─▶ core.cycle ─▶ effects ─▶ answers ─▶ submit ─▶ (sleep)
 //! ```
 //! All of it runs in one task, so that no queue of an executor stands between a completion and who waits for it. When
 //! nothing is left to do the shard sleeps on the ring's eventfd: a completion, a message or a deadline wakes it.

@@ -28,7 +28,11 @@ impl ShardServer {
         let internal = request.flags & metadata::FLAG_INCLUDE_INTERNAL != 0;
         let catalog = self.view.catalog();
         let topics = if request.flags & metadata::FLAG_ALL_TOPICS != 0 {
-            catalog.topics().filter(|topic| internal || !is_internal(&topic.name)).map(|topic| self.topic(topic)).collect()
+            catalog
+                .topics()
+                .filter(|topic| internal || !is_internal(&topic.name))
+                .map(|topic| self.topic(topic))
+                .collect()
         } else {
             let named = |name: &str| {
                 let found = catalog.topic(name).map(|topic| self.topic(topic));
@@ -158,7 +162,8 @@ impl ShardServer {
             return Err(Refusal::new(ErrorCode::Recovering, "the catalog is being read"));
         }
         let mut catalog = self.view.catalog().clone();
-        let planned = catalog.plan(change, self.shards()).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        let planned =
+            catalog.plan(change, self.shards()).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
         let applied = catalog.apply(&planned).expect("a record applies to the state it was planned against");
         Ok(match applied {
             coulee_core::catalog::Applied::Created(id) | coulee_core::catalog::Applied::Altered(id, _) => {
@@ -234,7 +239,12 @@ impl ShardServer {
         Ok(())
     }
 
-    pub(super) fn describe_broker(&mut self, connection: &mut Connection, header: &FrameHeader, body: &[u8]) -> Outcome {
+    pub(super) fn describe_broker(
+        &mut self,
+        connection: &mut Connection,
+        header: &FrameHeader,
+        body: &[u8],
+    ) -> Outcome {
         open::<broker::v1::Request>(body)?;
         let entry = |entry: &crate::config::Entry| broker::v1::Entry {
             key: entry.key.to_string().into_bytes(),
