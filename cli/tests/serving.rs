@@ -34,7 +34,7 @@ impl Broker {
         // Beside the executable: a temporary directory may lie in memory, where there is no direct I/O.
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("serving-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(&folder).expect("the build directory can be written");
         let mut child = serve(&folder);
         let address = ready(&mut child);
         Self { child, address, folder }
@@ -42,20 +42,21 @@ impl Broker {
 
     /// Exit code, standard output, standard error of a command for this broker.
     fn told(&self, arguments: &[&str], input: &[u8]) -> (i32, String, String) {
-        let mut child = coulee(&[arguments, &["--address", &self.address]].concat()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
+        let mut child =
+            coulee(&[arguments, &["--address", &self.address]].concat()).spawn().expect("the program starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
         let _is_taken = stdin.write_all(input).is_ok();
         drop(stdin);
-        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (status.code().unwrap(), text(stdout), text(stderr))
+        let Output { status, stdout, stderr } = child.wait_with_output().expect("the program ends");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (status.code().expect("it was not killed"), text(stdout), text(stderr))
     }
 
     /// Asks it to stop, as an init system does, and gives its exit code.
     fn terminate(&mut self) -> Option<i32> {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        self.child.wait().unwrap().code()
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("there is a kill").success());
+        self.child.wait().expect("it is our child").code()
     }
 }
 
@@ -71,10 +72,10 @@ impl Drop for Broker {
 /// The address in the ready line.
 fn ready(child: &mut Child) -> String {
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("a line comes");
     let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
     assert_eq!((&line["ready"], &line["shards"]), (&true.into(), &2.into()));
-    line["native"].as_str().unwrap().to_owned()
+    line["native"].as_str().expect("an address").to_owned()
 }
 
 #[test]
