@@ -177,11 +177,8 @@ impl ShardServer {
     fn change(&mut self, key: Key, connection: &mut Connection, header: FrameHeader, change: Change) {
         let pending = self.pending(key, header, None);
         let request = self.expect(key, connection, pending);
-        if self.parts.controller.is_some() {
-            self.control(coulee_core::controller::Event::Change(request, change));
-        } else {
-            self.send_to(ShardId(0), Message::Change(request, change));
-        }
+        // On shard 0 too: a refusal at once would find the connection taken out, in the middle of being served.
+        self.send_to(ShardId(0), Message::Change(request, change));
     }
 
     pub(super) fn describe_topic(
