@@ -5,9 +5,9 @@
 use super::scan::{BadFrame, Chain, Step, Window};
 use crate::block::{Block, align_down, align_up, is_zero};
 use crate::disk::{DiskError, File};
-use crate::limits::{BATCH_ALIGN, READ_BYTES};
+use crate::limits::{BATCH_ALIGN, BLOCK_BYTES, READ_BYTES};
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
-use coulee_protocol::ids::Offset;
+use coulee_protocol::ids::{Offset, PartitionUid};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -184,5 +184,31 @@ impl<F: File> Source<F> {
             from = (window_end - HEADER_BYTES as u32).max(from + BATCH_ALIGN as u32);
         }
         Ok((hint, stale))
+    }
+
+    /// What valid headers of a partition in the whole file say, where its header page cannot be read: the greatest
+    /// durable end that they speak of, and the greatest end of their own. Headers below `base` are of an earlier use.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn testimony(&mut self, uid: PartitionUid, base: Offset) -> Result<(Offset, Offset), DiskError> {
+        let (mut hint, mut end, mut from) = (Offset(0), Offset(0), BLOCK_BYTES as u32);
+        while from < self.data_end {
+            let window = self.window(from, READ_BYTES).await?;
+            let window_end = window.base + window.bytes.len() as u32;
+            if !is_zero(&window.bytes[(from - window.base) as usize..]) {
+                for (_, header) in
+                    window.headers_from(from, uid).filter(|(_, header)| header.leader.base_offset >= base)
+                {
+                    hint = hint.max(header.leader.durable_end_hint);
+                    end = end.max(header.end_offset());
+                }
+            }
+            if window_end >= self.data_end {
+                break;
+            }
+            from = (window_end - HEADER_BYTES as u32).max(from + BATCH_ALIGN as u32);
+        }
+        Ok((hint, end))
     }
 }
