@@ -2,7 +2,11 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: test fmt lint doc unit loom bench fuzz measure golden corpus
+.PHONY: demo test fmt lint doc unit loom bench fuzz measure golden corpus
+
+demo: ## a broker, 500,000 events, kill -9, and the proof that nothing acknowledged is gone
+	$(CARGO) build --release --locked -p coulee-cli
+	COULEE=$${CARGO_TARGET_DIR:-target}/release/coulee python3 .ci/demo.py
 
 test: ## everything CI runs, each part with its time
 	@bash .ci/test

@@ -227,7 +227,7 @@ pub(crate) struct ProduceArguments {
     /// Read and check every line, send none.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print what was acknowledged as one JSON object: json.
+    /// Print what was acknowledged: json is one object at the end, jsonl one object for each record as it comes.
     #[arg(short, long, value_enum)]
     pub(crate) output: Option<Summary>,
 }
@@ -235,8 +235,10 @@ pub(crate) struct ProduceArguments {
 /// How a summary looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Summary {
-    /// One JSON object.
+    /// One JSON object at the end: counts, and the end of each partition.
     Json,
+    /// One JSON object a line, for each record that was acknowledged.
+    Jsonl,
 }
 
 #[derive(Args, Debug)]
@@ -296,7 +298,7 @@ pub(crate) struct UsersArguments {
     /// Print the events instead of sending them.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print what was acknowledged as one JSON object: json.
+    /// Print what was acknowledged: json is one object at the end, jsonl one object for each record as it comes.
     #[arg(short, long, value_enum, conflicts_with = "dry_run")]
     pub(crate) output: Option<Summary>,
 }

@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use coulee_client::{Delivered, Delivery, DeliveryError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
 
 use crate::code::LocalCode;
 use crate::failure::{Exit, Failure};
@@ -19,6 +21,16 @@ const TOLD_MAX: usize = 10;
 pub(crate) const PENDING_MAX: usize = 65_536;
 /// Progress is shown every so many.
 const SHOWN_EVERY: u64 = 512;
+
+/// A line or an event on its way.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// From 1.
+    pub(crate) number: u64,
+    /// The id, where the program gave one.
+    pub(crate) event_id: Option<Uuid>,
+    pub(crate) delivery: Delivery,
+}
 
 /// Counts of one run.
 #[derive(Debug)]
@@ -162,15 +174,29 @@ impl Ledger {
     }
 }
 
-/// Looks at deliveries in the order of sending until there are no more. The first that failed wakes `broken`.
+/// Looks at deliveries in the order of sending until there are no more. The first that failed wakes `broken`. What was
+/// delivered goes to `told`, one JSON object a line, as soon as there is nothing else to do.
+///
+/// # Errors
+/// If `told` can't be written: whoever wants to know is gone, and no more is sent.
 pub(crate) async fn settle(
     ledger: &RefCell<Ledger>,
-    mut deliveries: mpsc::Receiver<(u64, Delivery)>,
+    mut deliveries: mpsc::Receiver<Sent>,
     broken: &Notify,
     progress: &ProgressBar,
-) {
-    while let Some((number, delivery)) = deliveries.recv().await {
+    mut told: Option<impl Write>,
+) -> Result<(), Failure> {
+    let mut fault = None;
+    while let Some(Sent { number, event_id, delivery }) = deliveries.recv().await {
         let outcome = delivery.await;
+        if let (Some(out), Ok(delivered)) = (&mut told, &outcome) {
+            let line = write_delivered(out, ledger.borrow().noun, number, event_id, delivered);
+            let written = line.and_then(|()| if deliveries.is_empty() { out.flush() } else { Ok(()) });
+            if let Err(error) = written {
+                broken.notify_one();
+                (fault, told) = (Some(error), None);
+            }
+        }
         let is_broken = outcome.is_err();
         let mut ledger = ledger.borrow_mut();
         ledger.settle_one(number, outcome);
@@ -180,6 +206,38 @@ pub(crate) async fn settle(
         if number.is_multiple_of(SHOWN_EVERY) {
             progress.set_position(ledger.acknowledged);
         }
+    }
+    let ended = match (fault, told) {
+        (Some(error), _) => Err(error),
+        (None, Some(mut out)) => out.flush(),
+        (None, None) => Ok(()),
+    };
+    ended.map_err(|error| untold(&error))
+}
+
+/// A closed pipe is no good end here: something was acknowledged and nobody knows what.
+fn untold(error: &io::Error) -> Failure {
+    Failure::local(LocalCode::OutputFailed, format!("standard output can't be written: {error}"))
+        .exit(Exit::PartlyDone)
+        .hint("what was sent before is there, told or not: look before sending it again")
+}
+
+/// One delivery as an object on a line. Without an acknowledgement there is no offset.
+fn write_delivered(
+    out: &mut impl Write,
+    noun: &str,
+    number: u64,
+    event_id: Option<Uuid>,
+    delivered: &Delivered,
+) -> io::Result<()> {
+    let Delivered { partition, offset, .. } = delivered;
+    write!(out, "{{\"{noun}\":{number}")?;
+    if let Some(id) = event_id {
+        write!(out, ",\"eventId\":\"{id}\"")?;
+    }
+    match offset {
+        Some(offset) => writeln!(out, ",\"partition\":{partition},\"offset\":{offset}}}"),
+        None => writeln!(out, ",\"partition\":{partition},\"offset\":null}}"),
     }
 }
 
@@ -214,6 +272,21 @@ mod tests {
         let object = Value::Object(ledger.object(Duration::from_secs(2)));
         assert_eq!(object["partitions"][0], json!({"partition": 0, "acknowledged": 2, "end": 7}));
         assert_eq!((&object["acknowledged"], &object["bad"]), (&json!(3), &json!(0)));
+    }
+
+    #[test]
+    fn a_delivery_is_one_object_on_a_line() {
+        let written = |event_id, offset| {
+            let mut out = Vec::new();
+            let delivered = Delivered { partition: 3, offset, timestamp_ms: 0 };
+            write_delivered(&mut out, "event", 17, event_id, &delivered).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let id = Uuid::from_u128(1);
+        let expected = "{\"event\":17,\"eventId\":\"00000000-0000-0000-0000-000000000001\",\
+                        \"partition\":3,\"offset\":42}\n";
+        assert_eq!(written(Some(id), Some(42)), expected);
+        assert_eq!(written(None, None), "{\"event\":17,\"partition\":3,\"offset\":null}\n");
     }
 
     #[test]
