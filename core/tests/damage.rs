@@ -498,3 +498,21 @@ fn a_tail_torn_over_the_batches_of_an_earlier_segment_is_cut_all_the_same() {
         torn.check(&bytes, cut, cut % 61 == 0).unwrap_or_else(|wrong| panic!("torn at {cut}: {wrong}"));
     }
 }
+
+#[test]
+fn a_last_segment_without_its_header_page_and_any_checkpoint_is_said_to_be_lost_and_stays() {
+    let scene = scene();
+    let (name, base) = (scene.segment(scene.active()), scene.bases[scene.active()]);
+    let mut disk = scene.disk.damaged(name, |mut bytes| {
+        bytes[40] ^= 1;
+        Some(bytes)
+    });
+    for copy in [Copy2::A, Copy2::B] {
+        disk = disk.damaged(FileName::Checkpoint(0, copy), |_| None);
+    }
+    let (mut runner, opened) = start(disk, 1, 7).unwrap();
+    let lost: Vec<(u64, u64)> = opened[0].damage.iter().map(|damage| (damage.from.0, damage.to.0)).collect();
+    assert_eq!(lost, [(base, scene.end)]);
+    assert!(runner.disk.files().iter().any(|(file, _)| *file == name), "it may be repaired");
+    assert_eq!(append(&mut runner, 1, 99, (1, 10)).unwrap().base_offset.0, scene.end, "no offset is given out twice");
+}

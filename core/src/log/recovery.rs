@@ -18,7 +18,7 @@ use super::{Damage, Log, Phase, Segment};
 use crate::block::{BlockPool, align_down, is_zero};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Dir, Disk, DiskError, File, FileName, WriteMode};
-use crate::limits::{BLOCK_BYTES, READ_BYTES, UNSYNCED_BYTES_MAX};
+use crate::limits::{BLOCK_BYTES, READ_BYTES, SEGMENT_END_BYTES, SEGMENT_SIZES, UNSYNCED_BYTES_MAX};
 use coulee_protocol::batch::OFFSET_END_MAX;
 use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset};
 use coulee_protocol::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
@@ -184,6 +184,9 @@ impl<D: Disk> Recovery<'_, D> {
         }
         // A segment takes its name when everything before it is durable.
         self.proved = self.proved.max(found.last().map_or(Offset(0), |last| last.base));
+        if let Some(last) = found.last().filter(|last| last.page.is_err()) {
+            self.hear_batches(last).await?;
+        }
         if let Some(last) = found.last()
             && last.page.is_err()
             && self.proved <= last.base
@@ -195,6 +198,24 @@ impl<D: Disk> Recovery<'_, D> {
             found.pop();
         }
         Ok(found)
+    }
+
+    /// Asks the batches of the last segment, whose header page cannot be read. One that speaks of durable offsets in
+    /// this very segment proves that the page was durable, and so is damaged: then every batch there counts as lost,
+    /// since a start that took their offsets again would lose them in silence. A torn first write has no such witness:
+    /// nothing in the segment was durable when it was written.
+    async fn hear_batches(&mut self, last: &Candidate<D>) -> Result<(), RecoveryError> {
+        let len = last.file.len().min(u64::from(SEGMENT_SIZES[3])) as usize;
+        if len < 3 * BLOCK_BYTES {
+            return Ok(());
+        }
+        let mut source = Source::new(last.file.clone(), (len - SEGMENT_END_BYTES) as u32, None);
+        let (hint, end) = source.testimony(self.owner.partition_uid, last.base).await?;
+        self.report.bytes_read += source.bytes_read();
+        if self.proved.max(hint) > last.base {
+            self.proved = self.proved.max(hint).max(end);
+        }
+        Ok(())
     }
 
     async fn walk(&mut self, found: &[Candidate<D>]) -> Result<(), RecoveryError> {
@@ -306,7 +327,7 @@ impl<D: Disk> Recovery<'_, D> {
             segment.epochs.clone_from(&checkpoint.epochs);
         }
         let clean = limit.is_none() && resume.is_some_and(|checkpoint| checkpoint.clean);
-        let mut source = Source::new(file, data_end, false);
+        let mut source = Source::new(file, data_end, None);
         while self.end.offset < limit.unwrap_or(Offset(u64::MAX)) {
             let chain = self.chain();
             match source.step(self.end.position, &chain).await? {
@@ -377,7 +398,9 @@ impl<D: Disk> Recovery<'_, D> {
             self.end.position = end.position.next_multiple_of(BLOCK_BYTES as u32);
             return Ok(Vec::new());
         };
-        let ends_here = segment.page.base_offset == end.segment && self.resume_floor.is_none();
+        // A segment without a batch has no damage in it: the next one would begin at the same offset, under its name.
+        let empty = segment.page.base_offset == end.offset;
+        let ends_here = segment.page.base_offset == end.segment && (empty || self.resume_floor.is_none());
         if !ends_here {
             // What is behind the damage stays as it is, for `repair`.
             segment.phase = Phase::Closed;

@@ -5,9 +5,11 @@
 use super::scan::{BadFrame, Chain, Step, Window};
 use crate::block::{Block, align_down, align_up, is_zero};
 use crate::disk::{DiskError, File};
-use crate::limits::{BATCH_ALIGN, READ_BYTES};
+use crate::limits::{BATCH_ALIGN, BLOCK_BYTES, READ_BYTES};
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
-use coulee_protocol::ids::Offset;
+use coulee_protocol::ids::{Offset, PartitionUid};
+use std::ops::Range;
+use std::rc::Rc;
 
 /// A segment file being walked.
 #[derive(Debug)]
@@ -16,8 +18,21 @@ pub struct Source<F> {
     data_end: u32,
     window: Option<(u32, Block)>,
     bytes_read: u64,
-    /// Serve from the mapping where the file is sealed and its pages are resident.
-    mapped: bool,
+    /// Where the file is sealed: what keeps it from being used again. It is served from the mapping then, if its pages
+    /// are resident.
+    mapped: Option<Rc<()>>,
+}
+
+/// Mapped bytes, with what keeps their file from being used again while anyone has a slice of them.
+struct Leased {
+    block: Block,
+    _lease: Rc<()>,
+}
+
+impl AsRef<[u8]> for Leased {
+    fn as_ref(&self) -> &[u8] {
+        &self.block
+    }
 }
 
 /// What a walk found at a position.
@@ -31,7 +46,7 @@ pub enum Found {
 
 impl<F: File> Source<F> {
     /// A walk over `file`, whose batches end at or before `data_end`.
-    pub const fn new(file: F, data_end: u32, mapped: bool) -> Self {
+    pub const fn new(file: F, data_end: u32, mapped: Option<Rc<()>>) -> Self {
         Self { file, data_end, window: None, bytes_read: 0, mapped }
     }
 
@@ -55,8 +70,7 @@ impl<F: File> Source<F> {
             let base = align_down(position as usize);
             let wanted = align_up(end - base).max(READ_BYTES).min(align_up(self.data_end as usize) - base);
             let range = base as u64..(base + wanted) as u64;
-            let resident = self.mapped && self.file.resident(range.clone());
-            let block = match if resident { self.file.map(range) } else { None } {
+            let block = match self.resident(range) {
                 Some(mapped) => mapped,
                 None => self.file.read_at(base as u64, wanted).await?,
             };
@@ -65,6 +79,13 @@ impl<F: File> Source<F> {
         }
         let (base, block) = self.window.as_ref().expect("a window was just read");
         Ok(Window { bytes: block, base: *base, data_end: self.data_end })
+    }
+
+    /// The mapping of `range`, where touching it costs no wait.
+    fn resident(&self, range: Range<u64>) -> Option<Block> {
+        let lease = self.mapped.as_ref().filter(|_| self.file.resident(range.clone()))?;
+        let leased = Leased { block: self.file.map(range)?, _lease: Rc::clone(lease) };
+        Some(Block::from_owner(Rc::new(leased)))
     }
 
     /// What lies at `position`, where the batch before ended with its padding.
@@ -163,5 +184,31 @@ impl<F: File> Source<F> {
             from = (window_end - HEADER_BYTES as u32).max(from + BATCH_ALIGN as u32);
         }
         Ok((hint, stale))
+    }
+
+    /// What valid headers of a partition in the whole file say, where its header page cannot be read: the greatest
+    /// durable end that they speak of, and the greatest end of their own. Headers below `base` are of an earlier use.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn testimony(&mut self, uid: PartitionUid, base: Offset) -> Result<(Offset, Offset), DiskError> {
+        let (mut hint, mut end, mut from) = (Offset(0), Offset(0), BLOCK_BYTES as u32);
+        while from < self.data_end {
+            let window = self.window(from, READ_BYTES).await?;
+            let window_end = window.base + window.bytes.len() as u32;
+            if !is_zero(&window.bytes[(from - window.base) as usize..]) {
+                for (_, header) in
+                    window.headers_from(from, uid).filter(|(_, header)| header.leader.base_offset >= base)
+                {
+                    hint = hint.max(header.leader.durable_end_hint);
+                    end = end.max(header.end_offset());
+                }
+            }
+            if window_end >= self.data_end {
+                break;
+            }
+            from = (window_end - HEADER_BYTES as u32).max(from + BATCH_ALIGN as u32);
+        }
+        Ok((hint, end))
     }
 }

@@ -1,4 +1,4 @@
-//! Answers on their way back: to a connection, to another shard, or into an answer that is put together; decides nothing.
+//! Answers on their way back: to a connection, a shard, or an answer that is put together; decides nothing.
 
 use super::ShardServer;
 use crate::connection::{Charge, Connection};
@@ -8,16 +8,16 @@ use crate::slab::Key;
 use coulee_core::block::Block;
 use coulee_core::catalog::ChangeError;
 use coulee_core::controller::Changed;
+use coulee_core::log::reader::ReadError;
 use coulee_core::partition::ProduceError;
 use coulee_core::shard::fetches::{FetchError, FetchedPart};
 use coulee_core::shard::{Described, Listed, Produced, RequestId};
-use coulee_core::log::reader::ReadError;
+use coulee_protocol::api;
 use coulee_protocol::api::stats::v1::Shard as ShardStats;
 use coulee_protocol::api::{ApiKey, fetch, produce, topics};
 use coulee_protocol::error::ErrorCode;
-use coulee_protocol::frame::{FrameHeader};
+use coulee_protocol::frame::FrameHeader;
 use coulee_protocol::hello::HelloResponse;
-use coulee_protocol::api;
 
 /// An answer that has come, from here or from another shard.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl ShardServer {
         self.settle(&mut pending);
         let began_us = pending.began_us;
         let us = self.clock.monotonic_us().saturating_sub(began_us);
-        let Some(Some(connection)) = self.connections.find(key) else { return };
+        let Some(connection) = present(self.connections.find(key)) else { return };
         connection.discharge(pending.charge);
         let (spare, header) = (&mut self.spare, &pending.header);
         match come {
@@ -119,7 +119,7 @@ impl ShardServer {
     pub(super) fn answer_with<T: api::Body>(&mut self, pending: &mut Pending, body: &T, batches: Vec<Block>) {
         self.settle(pending);
         let Asker::Connection(key) = pending.asker else { return };
-        let Some(Some(connection)) = self.connections.find(key) else { return };
+        let Some(connection) = present(self.connections.find(key)) else { return };
         connection.discharge(pending.charge);
         connection.output.answer(&mut self.spare, &pending.header, body, batches);
         self.flush_soon(key);
@@ -129,7 +129,7 @@ impl ShardServer {
     pub(super) fn refuse_with(&mut self, pending: &mut Pending, code: ErrorCode, detail: &str) {
         self.settle(pending);
         let Asker::Connection(key) = pending.asker else { return };
-        let Some(Some(connection)) = self.connections.find(key) else { return };
+        let Some(connection) = present(self.connections.find(key)) else { return };
         connection.discharge(pending.charge);
         connection.output.refuse(&mut self.spare, &pending.header, code, detail);
         self.flush_soon(key);
@@ -184,6 +184,13 @@ impl ShardServer {
         connection.charge(pending.charge);
         RequestId(self.pending.insert(pending).0)
     }
+}
+
+/// The connection in a place, unless it has gone.
+fn present(place: Option<&mut Option<Box<Connection>>>) -> Option<&mut Connection> {
+    let place = place?;
+    assert!(place.is_some(), "no answer is given while its connection is being served: it would be lost");
+    place.as_deref_mut()
 }
 
 /// The answer to a fetch, and the batches behind it.

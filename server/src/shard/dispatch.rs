@@ -119,13 +119,7 @@ impl ShardServer {
         self.send_to(shard, Message::Connection(socket, greeting));
     }
 
-    fn request(
-        &mut self,
-        key: Key,
-        connection: &mut Connection,
-        api: ApiKey,
-        frame: Frame,
-    ) -> Result<(), Refusal> {
+    fn request(&mut self, key: Key, connection: &mut Connection, api: ApiKey, frame: Frame) -> Result<(), Refusal> {
         if api == ApiKey::Produce {
             return self.produce(key, connection, frame);
         }
@@ -298,14 +292,18 @@ impl ShardServer {
             leader_epoch: self.view.state(*uid).map_or(0, |epoch| epoch.0),
             ..Default::default()
         };
-        let so_far = SoFar::Offsets(Response { partitions: asked.iter().map(place).collect() });
+        let response = Response { partitions: asked.iter().map(place).collect() };
+        if asked.is_empty() {
+            connection.output.answer(&mut self.spare, &header, &response, Vec::new());
+            return Ok(());
+        }
+        let so_far = SoFar::Offsets(response);
         let pending = self.pending(key, header, Some(Gather { left: asked.len(), so_far }));
         let whole = self.expect(key, connection, pending);
         for (at, (uid, query)) in asked.into_iter().enumerate() {
             let part = self.expect_answer(Asker::Part { whole, at });
             self.ask(self.owner(uid), part, Question::Offset(uid, query));
         }
-        self.finish_if_complete(whole);
         Ok(())
     }
 }

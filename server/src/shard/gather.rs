@@ -55,7 +55,7 @@ impl ShardServer {
     }
 
     /// Sends an answer whose parts have all come.
-    pub(super) fn finish_if_complete(&mut self, whole: RequestId) {
+    fn finish_if_complete(&mut self, whole: RequestId) {
         let complete = |pending: &mut Pending| pending.gather.as_ref().is_some_and(|gather| gather.left == 0);
         if !self.pending.find(Key(whole.0)).is_some_and(complete) {
             return;
