@@ -22,6 +22,7 @@ doc: ## rustdoc, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 unit: ## all tests of all crates
+	$(CARGO) build -p coulee-cli --profile test --locked
 	$(CARGO) test --workspace --locked
 
 loom: ## the mesh in every interleaving, and two broken ones that have to be noticed

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use coulee_server::config::{Key, parse_duration};
 
 use crate::offset::OffsetFrom;
@@ -180,6 +180,7 @@ pub(crate) enum TopicCommand {
         answer: AnswerArguments,
     },
     /// Change a topic's configuration, or give it more partitions.
+    #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["partitions", "set", "unset"])))]
     Alter {
         /// Its name.
         name: String,
@@ -385,6 +386,7 @@ mod tests {
         for line in [
             "coulee consume t -f %v -o jsonl",
             "coulee consume t -n 0",
+            "coulee topic alter t",
             "coulee produce t --acks 2",
             "coulee simulate users t --dry-run -o json",
             "coulee topic create t --set durability",

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use coulee_client::{Delivered, Delivery, DeliveryError};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
@@ -126,12 +126,12 @@ impl Ledger {
         if count == 1 { self.noun.to_owned() } else { format!("{}s", self.noun) }
     }
 
-    /// The counts as an object.
+    /// The counts as an object. What was only sent is not called acknowledged.
     pub(crate) fn object(&self, took: Duration) -> Map<String, Value> {
         let partition =
-            |(index, of): (&u32, &Acknowledged)| json!({"partition": index, "acknowledged": of.count, "end": of.end});
+            |(index, of): (&u32, &Acknowledged)| json!({"partition": index, self.done: of.count, "end": of.end});
         let mut object = Map::new();
-        object.insert("acknowledged".into(), self.acknowledged.into());
+        object.insert(self.done.into(), self.acknowledged.into());
         object.insert("bad".into(), self.bad.into());
         object.insert("not_written".into(), self.not_written.into());
         object.insert("unknown".into(), self.unknown.into());
@@ -162,7 +162,7 @@ impl Ledger {
         if let (0, Some(first)) = (done, &self.first) {
             return Err(Failure { notes, ..first.clone() });
         }
-        let message = format!("{done} of {} {} were {}", done + failed, self.nouns(done + failed), self.done);
+        let message = format!("{done} of {} {}s were {}", done + failed, self.noun, self.done);
         let failure = Failure::local(LocalCode::NotAllAcknowledged, message);
         let exit = if done == 0 { Exit::Failed } else { failure.exit };
         let hint = if self.unknown > 0 {
@@ -246,11 +246,16 @@ pub(crate) fn progress(terminal: &Terminal, total: Option<u64>) -> ProgressBar {
     let target = if terminal.is_watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(total, target);
     let template = match total {
-        Some(_) => "{bar:30} {pos}/{len} acknowledged, {per_sec}, {eta} to go",
-        None => "{spinner} {pos} acknowledged, {per_sec}",
+        Some(_) => "{bar:30} {pos}/{len} acknowledged, {rate}/s, {eta} to go",
+        None => "{spinner} {pos} acknowledged, {rate}/s",
     };
     let style = if total.is_some() { ProgressStyle::default_bar() } else { ProgressStyle::default_spinner() };
-    bar.with_style(style.template(template).expect("the templates are constants, and a test draws them"))
+    let style = style.template(template).expect("the templates are constants, and a test draws them");
+    // Its own form of a rate has four decimals.
+    bar.with_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // A text in memory takes everything.
+        let _infallible = write!(out, "{:.0}", state.per_sec());
+    }))
 }
 
 #[cfg(test)]
