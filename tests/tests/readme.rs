@@ -145,7 +145,11 @@ fn the_rust_of_the_readme_is_that_of_the_examples_and_runs() {
         assert_eq!(shown, Some(block.text.as_str()), "{}: this is not {}", block.place, path.display());
         let own = std::env::current_exe().unwrap();
         let example = own.ancestors().nth(2).unwrap().join("examples").join(path.file_stem().unwrap());
-        assert!(example.exists(), "run `cargo test -p coulee-client --examples --no-run` to make {}", example.display());
+        assert!(
+            example.exists(),
+            "run `cargo build -p coulee-client --examples --profile test` to make {}",
+            example.display()
+        );
         let Output { status, stdout, stderr } = Command::new(&example).arg(broker.address()).output().unwrap();
         assert!(status.success(), "{}: {}", path.display(), text(stderr));
         printed.push(text(stdout));
