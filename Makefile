@@ -2,7 +2,11 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: test fmt lint doc unit loom bench fuzz measure golden corpus
+.PHONY: demo test fmt lint doc unit loom bench fuzz measure golden corpus
+
+demo: ## a broker, 500,000 events, kill -9, and the proof that nothing acknowledged is gone
+	$(CARGO) build --release --locked -p coulee-cli
+	COULEE=$${CARGO_TARGET_DIR:-target}/release/coulee python3 .ci/demo.py
 
 test: ## everything CI runs, each part with its time
 	@bash .ci/test
@@ -18,6 +22,7 @@ doc: ## rustdoc, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 unit: ## all tests of all crates
+	$(CARGO) build -p coulee-cli --profile test --locked
 	$(CARGO) test --workspace --locked
 
 loom: ## the mesh in every interleaving, and two broken ones that have to be noticed

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use coulee_server::config::{Key, parse_duration};
 
 use crate::offset::OffsetFrom;
@@ -180,6 +180,7 @@ pub(crate) enum TopicCommand {
         answer: AnswerArguments,
     },
     /// Change a topic's configuration, or give it more partitions.
+    #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["partitions", "set", "unset"])))]
     Alter {
         /// Its name.
         name: String,
@@ -227,7 +228,7 @@ pub(crate) struct ProduceArguments {
     /// Read and check every line, send none.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print what was acknowledged as one JSON object: json.
+    /// Print what was acknowledged: json is one object at the end, jsonl one object for each record as it comes.
     #[arg(short, long, value_enum)]
     pub(crate) output: Option<Summary>,
 }
@@ -235,8 +236,10 @@ pub(crate) struct ProduceArguments {
 /// How a summary looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Summary {
-    /// One JSON object.
+    /// One JSON object at the end: counts, and the end of each partition.
     Json,
+    /// One JSON object a line, for each record that was acknowledged.
+    Jsonl,
 }
 
 #[derive(Args, Debug)]
@@ -296,7 +299,7 @@ pub(crate) struct UsersArguments {
     /// Print the events instead of sending them.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print what was acknowledged as one JSON object: json.
+    /// Print what was acknowledged: json is one object at the end, jsonl one object for each record as it comes.
     #[arg(short, long, value_enum, conflicts_with = "dry_run")]
     pub(crate) output: Option<Summary>,
 }
@@ -383,6 +386,7 @@ mod tests {
         for line in [
             "coulee consume t -f %v -o jsonl",
             "coulee consume t -n 0",
+            "coulee topic alter t",
             "coulee produce t --acks 2",
             "coulee simulate users t --dry-run -o json",
             "coulee topic create t --set durability",

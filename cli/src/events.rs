@@ -73,6 +73,8 @@ struct Session {
 /// An event, ready to be sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Event {
+    /// The event's id, as it stands in the value.
+    pub(crate) id: Uuid,
     /// The user's id.
     pub(crate) key: String,
     /// The event as JSON.
@@ -160,11 +162,11 @@ impl Events {
     }
 
     fn write(&mut self, at: usize, act: Act, event: &mut Event) {
-        let id = self.event_id();
+        event.id = self.event_id();
         let Session { user, page, duration_ms, .. } = self.sessions[at];
         let time = i64::try_from(self.now_ms).ok().and_then(|now| Timestamp::from_millisecond(now).ok());
         let time = time.unwrap_or(Timestamp::UNIX_EPOCH);
-        let (kind, key) = (kind(act), &event.key);
+        let (id, kind, key) = (event.id, kind(act), &event.key);
         let value = &mut event.value;
         value.clear();
         write_to(value, format_args!("{{\"eventId\":\"{id}\",\"type\":\"{kind}\",\"timestamp\":\"{time:.3}\","));

@@ -205,7 +205,7 @@ impl fmt::Display for AdminError {
             Self::Unreadable(error) => write!(formatter, "the answer can't be read: {error}"),
             Self::TopicName(error) => error.fmt(formatter),
             Self::NoPartition { topic, partition, partitions } => {
-                write!(formatter, "topic {topic} has {partitions} partitions, there is no {partition}")
+                write!(formatter, "topic {topic} has no partition {partition}: there are {partitions}, counted from 0")
             }
         }
     }
@@ -256,7 +256,7 @@ impl fmt::Display for SendError {
             Self::TooLarge { bytes, max } => write!(formatter, "record needs {bytes} bytes, at most {max} allowed"),
             Self::TooManyHeaders => formatter.write_str("record has too many headers"),
             Self::NoPartition { partition, partitions } => {
-                write!(formatter, "the topic has {partitions} partitions, there is no {partition}")
+                write!(formatter, "the topic has no partition {partition}: there are {partitions}, counted from 0")
             }
         }
     }

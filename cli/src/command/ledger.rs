@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use coulee_client::{Delivered, Delivery, DeliveryError};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
 
 use crate::code::LocalCode;
 use crate::failure::{Exit, Failure};
@@ -19,6 +21,16 @@ const TOLD_MAX: usize = 10;
 pub(crate) const PENDING_MAX: usize = 65_536;
 /// Progress is shown every so many.
 const SHOWN_EVERY: u64 = 512;
+
+/// A line or an event on its way.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// From 1.
+    pub(crate) number: u64,
+    /// The id, where the program gave one.
+    pub(crate) event_id: Option<Uuid>,
+    pub(crate) delivery: Delivery,
+}
 
 /// Counts of one run.
 #[derive(Debug)]
@@ -114,12 +126,12 @@ impl Ledger {
         if count == 1 { self.noun.to_owned() } else { format!("{}s", self.noun) }
     }
 
-    /// The counts as an object.
+    /// The counts as an object. What was only sent is not called acknowledged.
     pub(crate) fn object(&self, took: Duration) -> Map<String, Value> {
         let partition =
-            |(index, of): (&u32, &Acknowledged)| json!({"partition": index, "acknowledged": of.count, "end": of.end});
+            |(index, of): (&u32, &Acknowledged)| json!({"partition": index, self.done: of.count, "end": of.end});
         let mut object = Map::new();
-        object.insert("acknowledged".into(), self.acknowledged.into());
+        object.insert(self.done.into(), self.acknowledged.into());
         object.insert("bad".into(), self.bad.into());
         object.insert("not_written".into(), self.not_written.into());
         object.insert("unknown".into(), self.unknown.into());
@@ -150,7 +162,7 @@ impl Ledger {
         if let (0, Some(first)) = (done, &self.first) {
             return Err(Failure { notes, ..first.clone() });
         }
-        let message = format!("{done} of {} {} were {}", done + failed, self.nouns(done + failed), self.done);
+        let message = format!("{done} of {} {}s were {}", done + failed, self.noun, self.done);
         let failure = Failure::local(LocalCode::NotAllAcknowledged, message);
         let exit = if done == 0 { Exit::Failed } else { failure.exit };
         let hint = if self.unknown > 0 {
@@ -162,15 +174,29 @@ impl Ledger {
     }
 }
 
-/// Looks at deliveries in the order of sending until there are no more. The first that failed wakes `broken`.
+/// Looks at deliveries in the order of sending until there are no more. The first that failed wakes `broken`. What was
+/// delivered goes to `told`, one JSON object a line, as soon as there is nothing else to do.
+///
+/// # Errors
+/// If `told` can't be written: whoever wants to know is gone, and no more is sent.
 pub(crate) async fn settle(
     ledger: &RefCell<Ledger>,
-    mut deliveries: mpsc::Receiver<(u64, Delivery)>,
+    mut deliveries: mpsc::Receiver<Sent>,
     broken: &Notify,
     progress: &ProgressBar,
-) {
-    while let Some((number, delivery)) = deliveries.recv().await {
+    mut told: Option<impl Write>,
+) -> Result<(), Failure> {
+    let mut fault = None;
+    while let Some(Sent { number, event_id, delivery }) = deliveries.recv().await {
         let outcome = delivery.await;
+        if let (Some(out), Ok(delivered)) = (&mut told, &outcome) {
+            let line = write_delivered(out, ledger.borrow().noun, number, event_id, delivered);
+            let written = line.and_then(|()| if deliveries.is_empty() { out.flush() } else { Ok(()) });
+            if let Err(error) = written {
+                broken.notify_one();
+                (fault, told) = (Some(error), None);
+            }
+        }
         let is_broken = outcome.is_err();
         let mut ledger = ledger.borrow_mut();
         ledger.settle_one(number, outcome);
@@ -181,6 +207,38 @@ pub(crate) async fn settle(
             progress.set_position(ledger.acknowledged);
         }
     }
+    let ended = match (fault, told) {
+        (Some(error), _) => Err(error),
+        (None, Some(mut out)) => out.flush(),
+        (None, None) => Ok(()),
+    };
+    ended.map_err(|error| untold(&error))
+}
+
+/// A closed pipe is no good end here: something was acknowledged and nobody knows what.
+fn untold(error: &io::Error) -> Failure {
+    Failure::local(LocalCode::OutputFailed, format!("standard output can't be written: {error}"))
+        .exit(Exit::PartlyDone)
+        .hint("what was sent before is there, told or not: look before sending it again")
+}
+
+/// One delivery as an object on a line. Without an acknowledgement there is no offset.
+fn write_delivered(
+    out: &mut impl Write,
+    noun: &str,
+    number: u64,
+    event_id: Option<Uuid>,
+    delivered: &Delivered,
+) -> io::Result<()> {
+    let Delivered { partition, offset, .. } = delivered;
+    write!(out, "{{\"{noun}\":{number}")?;
+    if let Some(id) = event_id {
+        write!(out, ",\"eventId\":\"{id}\"")?;
+    }
+    match offset {
+        Some(offset) => writeln!(out, ",\"partition\":{partition},\"offset\":{offset}}}"),
+        None => writeln!(out, ",\"partition\":{partition},\"offset\":null}}"),
+    }
 }
 
 /// A line that shows how far it is, where somebody looks.
@@ -188,11 +246,16 @@ pub(crate) fn progress(terminal: &Terminal, total: Option<u64>) -> ProgressBar {
     let target = if terminal.is_watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(total, target);
     let template = match total {
-        Some(_) => "{bar:30} {pos}/{len} acknowledged, {per_sec}, {eta} to go",
-        None => "{spinner} {pos} acknowledged, {per_sec}",
+        Some(_) => "{bar:30} {pos}/{len} acknowledged, {rate}/s, {eta} to go",
+        None => "{spinner} {pos} acknowledged, {rate}/s",
     };
     let style = if total.is_some() { ProgressStyle::default_bar() } else { ProgressStyle::default_spinner() };
-    bar.with_style(style.template(template).expect("the templates are constants, and a test draws them"))
+    let style = style.template(template).expect("the templates are constants, and a test draws them");
+    // Its own form of a rate has four decimals.
+    bar.with_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // A text in memory takes everything.
+        let _infallible = write!(out, "{:.0}", state.per_sec());
+    }))
 }
 
 #[cfg(test)]
@@ -214,6 +277,21 @@ mod tests {
         let object = Value::Object(ledger.object(Duration::from_secs(2)));
         assert_eq!(object["partitions"][0], json!({"partition": 0, "acknowledged": 2, "end": 7}));
         assert_eq!((&object["acknowledged"], &object["bad"]), (&json!(3), &json!(0)));
+    }
+
+    #[test]
+    fn a_delivery_is_one_object_on_a_line() {
+        let written = |event_id, offset| {
+            let mut out = Vec::new();
+            let delivered = Delivered { partition: 3, offset, timestamp_ms: 0 };
+            write_delivered(&mut out, "event", 17, event_id, &delivered).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let id = Uuid::from_u128(1);
+        let expected = "{\"event\":17,\"eventId\":\"00000000-0000-0000-0000-000000000001\",\
+                        \"partition\":3,\"offset\":42}\n";
+        assert_eq!(written(Some(id), Some(42)), expected);
+        assert_eq!(written(None, None), "{\"event\":17,\"partition\":3,\"offset\":null}\n");
     }
 
     #[test]

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use coulee_client::{Acks, Delivery, Producer, Record};
+use coulee_client::{Acks, Producer, Record};
 use coulee_protocol::limits::BATCH_BYTES_MAX;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
 use crate::arguments::{ProduceArguments, Summary};
 use crate::code::LocalCode;
-use crate::command::ledger::{Ledger, PENDING_MAX, progress, settle};
-use crate::command::{Context, interrupts, of_topic, print};
+use crate::command::ledger::{Ledger, PENDING_MAX, Sent, progress, settle};
+use crate::command::{Context, interrupts, of_topic, print, stdout};
 use crate::failure::{Failure, Stop, unreadable};
 use crate::key_field::KeyField;
 use crate::lines::{Line, Lines};
@@ -140,21 +140,24 @@ async fn send(
     groups: mpsc::Receiver<Group>,
     key_field: Option<&KeyField>,
     ledger: &RefCell<Ledger>,
-) -> Result<End, Failure> {
+) -> Result<End, Stop> {
     let client = context.connect().await?;
     let acks = if arguments.acks == 0 { Acks::None } else { Acks::Durable };
     let builder = client.producer(&arguments.topic).acks(acks).delivery_timeout(context.shared.timeout);
     let producer = match builder.build().await {
         Ok(producer) => producer,
-        Err(error) => return Err(of_topic(&client, &arguments.topic, error).await),
+        Err(error) => return Err(of_topic(&client, &arguments.topic, error).await.into()),
     };
     let (sender, deliveries) = mpsc::channel(PENDING_MAX);
     let (broken, interrupted) = (Notify::new(), interrupts());
     let bar = progress(&context.terminal, None);
+    let told = (arguments.output == Some(Summary::Jsonl)).then(stdout);
     let feeding = Feeding { producer, key_field, ledger, sender };
-    let (end, ()) = tokio::join!(feeding.run(groups, &broken, interrupted), settle(ledger, deliveries, &broken, &bar));
+    let feeding = feeding.run(groups, &broken, interrupted);
+    let (end, settled) = tokio::join!(feeding, settle(ledger, deliveries, &broken, &bar, told));
     bar.finish_and_clear();
-    end
+    settled?;
+    Ok(end?)
 }
 
 /// What lines go through on their way out.
@@ -163,7 +166,7 @@ struct Feeding<'a> {
     producer: Producer,
     key_field: Option<&'a KeyField>,
     ledger: &'a RefCell<Ledger>,
-    sender: mpsc::Sender<(u64, Delivery)>,
+    sender: mpsc::Sender<Sent>,
 }
 
 impl Feeding<'_> {
@@ -207,7 +210,8 @@ impl Feeding<'_> {
         let record = key.as_deref().map_or(record, |key| record.key(key));
         match self.producer.send(record).await {
             Ok(delivery) => {
-                let is_taken = self.sender.send((line.number, delivery)).await.is_ok();
+                let sent = Sent { number: line.number, event_id: None, delivery };
+                let is_taken = self.sender.send(sent).await.is_ok();
                 assert!(is_taken, "deliveries are looked at until the last sender is gone");
             }
             Err(error) if error.code().is_some() => {

@@ -6,13 +6,13 @@ use std::hash::BuildHasher;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use coulee_client::{Delivery, Producer, Record};
+use coulee_client::{Producer, Record};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::arguments::{Summary, UsersArguments};
-use crate::command::ledger::{Ledger, PENDING_MAX, progress, settle};
+use crate::command::ledger::{Ledger, PENDING_MAX, Sent, progress, settle};
 use crate::command::{Context, interrupts, of_topic, print, stdout};
 use crate::events::{Event, Events};
 use crate::failure::{Failure, Stop};
@@ -51,9 +51,11 @@ pub(crate) async fn run(context: &Context, arguments: UsersArguments) -> Result<
     let (sender, deliveries) = mpsc::channel(PENDING_MAX);
     let broken = Notify::new();
     let bar = progress(&context.terminal, arguments.count);
-    let (fed, ()) =
-        tokio::join!(feed(&pace, &mut events, producer, sender, &broken), settle(&ledger, deliveries, &broken, &bar));
+    let told = (arguments.output == Some(Summary::Jsonl)).then(stdout);
+    let feeding = feed(&pace, &mut events, producer, sender, &broken);
+    let (fed, settled) = tokio::join!(feeding, settle(&ledger, deliveries, &broken, &bar, told));
     bar.finish_and_clear();
+    settled?;
     let (ledger, took) = (ledger.into_inner(), pace.began.elapsed());
     if arguments.output == Some(Summary::Json) {
         let mut object = ledger.object(took);
@@ -92,7 +94,7 @@ async fn feed(
     pace: &Pace,
     events: &mut Events,
     producer: Producer,
-    sender: mpsc::Sender<(u64, Delivery)>,
+    sender: mpsc::Sender<Sent>,
     broken: &Notify,
 ) -> Result<bool, Failure> {
     let interrupted = interrupts();
@@ -113,7 +115,8 @@ async fn feed(
             made += 1;
             events.next(now_ms(), &mut event);
             let delivery = producer.send(Record::new(event.value.as_bytes()).key(event.key.as_bytes())).await?;
-            let is_taken = sender.send((made, delivery)).await.is_ok();
+            let sent = Sent { number: made, event_id: Some(event.id), delivery };
+            let is_taken = sender.send(sent).await.is_ok();
             assert!(is_taken, "deliveries are looked at until the last sender is gone");
         }
     };

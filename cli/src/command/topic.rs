@@ -78,7 +78,9 @@ async fn delete(context: &Context, client: &Client, name: &str, yes: bool, dry_r
     let described = describe(client, name).await?;
     let records: u64 =
         described.partitions.iter().map(|partition| partition.log_end.saturating_sub(partition.log_start)).sum();
-    let stake = format!("topic {name} with {} partitions and {records} records", described.partitions.len());
+    let count = |count: u64, noun: &str| if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") };
+    let partitions = count(described.partitions.len() as u64, "partition");
+    let stake = format!("topic {name} with {partitions} and {}", count(records, "record"));
     if dry_run {
         context.terminal.say(&format!("would delete {stake}"));
         return Ok(());

@@ -82,7 +82,7 @@ fn refusals_of_changes_print_as_agreed() {
     check(
         AdminError::NoPartition { topic: "t".into(), partition: 9, partitions: 3 },
         Exit::NotFound,
-        "error[E3]: topic t has 3 partitions, there is no 9\n  \
+        "error[E3]: topic t has no partition 9: there are 3, counted from 0\n  \
          hint: partitions are counted from 0; see them with: coulee topic describe TOPIC\n  \
          docs: docs/errors.md#e3\n",
     );
