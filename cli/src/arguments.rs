@@ -367,7 +367,8 @@ mod tests {
             "coulee simulate users t --rate 10 --count 5 --seed 1 --address h:1",
             "coulee config show --effective --address h:1",
             "coulee doctor --address h:1",
-            "coulee serve --data-dir d --listen h:0 --shards 2 --cpus 0-1 --config f --set a=b --log-format json --address h:1",
+            "coulee serve --data-dir d --listen h:0 --shards 2 --cpus 0-1 --config f --set a=b --set c=d --address h:1",
+            "coulee serve --log-format json --address h:1",
             "coulee completion zsh --address h:1",
         ];
         for line in lines {

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use coulee_client::ErrorCode;
 use coulee_server::config::Config;
-use coulee_server::{Drainer, Server, StartError};
+use coulee_server::{Drainer, Server, StartCause, StartError};
 
 pub(crate) use coulee_server::doctor::{Check, Outcome};
 
@@ -37,7 +38,7 @@ impl Broker {
 
     /// Waits until all shards have ended.
     pub(crate) fn join(self) -> Result<(), Failure> {
-        self.0.join().map_err(|error| Failure::local(LocalCode::StartFailed, error.to_string()))
+        self.0.join().map_err(|error| Failure::local(LocalCode::Stopped, error.to_string()))
     }
 }
 
@@ -46,19 +47,29 @@ pub(crate) fn start(config: &Config) -> Result<Broker, Failure> {
     coulee_server::start(config).map(Broker).map_err(|error| refused(&error))
 }
 
+/// A start that was refused, with its code and what to do about it.
 fn refused(error: &StartError) -> Failure {
-    Failure::local(LocalCode::StartFailed, error.to_string()).hint(hint(error))
+    failure_of(error.cause(), error.to_string())
 }
 
-/// What to do about it, where the error does not say so itself.
-const fn hint(error: &StartError) -> &'static str {
-    match error {
-        StartError::Lock(_) => "stop the broker that has the directory, or name another one with --data-dir",
-        StartError::Bind(_) => "stop what listens there, or name another address with --listen",
-        StartError::SelfTest(_) | StartError::Executor(_) | StartError::Ring(_) => "coulee doctor checks the machine",
-        StartError::Dir(_) | StartError::System(_) => "name another directory with --data-dir",
-        StartError::Meta(_) | StartError::Shard(..) | StartError::Refused(_) => {
-            "the log says more; nothing in the data directory was changed"
+fn failure_of(cause: StartCause, message: String) -> Failure {
+    let local = |code, hint: &str| Failure::local(code, message.clone()).hint(hint);
+    match cause {
+        StartCause::AddressTaken => {
+            local(LocalCode::AddressTaken, "stop what listens there, or name another address with --listen")
+        }
+        StartCause::DataDirTaken => local(
+            LocalCode::DataDirTaken,
+            "stop the broker that has the directory, or name another one with --data-dir",
+        ),
+        StartCause::DataDirUnusable => local(
+            LocalCode::DataDirUnusable,
+            "give it to the user that runs the broker, make room there, or name another one with --data-dir",
+        ),
+        StartCause::FormatTooNew => Failure::coded(ErrorCode::FormatTooNew, message),
+        StartCause::MachineUnfit => local(LocalCode::MachineUnfit, "see what to change with: coulee doctor"),
+        StartCause::Other => {
+            local(LocalCode::StartFailed, "the log says more; nothing in the data directory was changed")
         }
     }
 }
@@ -66,4 +77,26 @@ const fn hint(error: &StartError) -> &'static str {
 /// Checks the machine for a broker with this configuration.
 pub(crate) fn checks(config: &Config) -> Vec<Check> {
     coulee_server::doctor::run(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn each_cause_has_a_code_and_a_hint_of_its_own() {
+        let causes = [
+            (StartCause::AddressTaken, 2_006, Exit::Conflict),
+            (StartCause::DataDirTaken, 2_007, Exit::Conflict),
+            (StartCause::DataDirUnusable, 2_013, Exit::Failed),
+            (StartCause::FormatTooNew, 1_009, Exit::Failed),
+            (StartCause::MachineUnfit, 2_014, Exit::Failed),
+            (StartCause::Other, 2_005, Exit::Failed),
+        ];
+        for (cause, number, exit) in causes {
+            let failure = failure_of(cause, "it does not start".into());
+            assert_eq!((failure.number, failure.exit, failure.hint.is_some()), (number, exit, true), "{cause:?}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Error codes of the command line itself: owns their numbers, names and meanings; none of them ever goes over the wire.
+//! Error codes of the command line itself: owns numbers, names and meanings; none ever goes over the wire.
 //!
 //! Codes below 2,000 are the protocol's (`coulee_protocol::error`). A published number is never reused.
 
@@ -7,7 +7,6 @@ macro_rules! codes {
     ($($number:literal $variant:ident $name:literal $meaning:literal)+) => {
         /// Why a command failed before or beside what a broker said.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[allow(dead_code, reason = "some are made from a start of the broker, which the server crate has not yet")]
         #[repr(u16)]
         pub(crate) enum LocalCode {
             $(#[doc = $meaning] $variant = $number,)+
@@ -54,7 +53,7 @@ codes! {
     2013 DataDirUnusable "DATA_DIR_UNUSABLE" "The data directory can't be made, read or written."
     2014 MachineUnfit "MACHINE_UNFIT" "The kernel, its limits or the filesystem do not give what the broker needs."
     2015 Interrupted "INTERRUPTED" "The command was interrupted before its end."
-    2016 Stopped "STOPPED" "The broker has stopped because of a fault."
+    2016 Stopped "STOPPED" "The broker has stopped before everything was written; what was acknowledged is safe."
 }
 
 impl LocalCode {

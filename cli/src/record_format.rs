@@ -219,7 +219,8 @@ mod tests {
         let json = |record| printed(record, |record, out| write_json("t", record, out));
         assert_eq!(
             json((None, Some(b"{\"a\": \"\n\"}"), &[])),
-            "{\"topic\":\"t\",\"partition\":3,\"offset\":42,\"timestamp\":1500,\"key\":null,\"value\":\"{\\\"a\\\": \\\"\\n\\\"}\"}\n"
+            "{\"topic\":\"t\",\"partition\":3,\"offset\":42,\"timestamp\":1500,\"key\":null,\
+             \"value\":\"{\\\"a\\\": \\\"\\n\\\"}\"}\n"
         );
         let bytes = json((Some(&[0xff]), None, &[(b"h", Some(&[0xfe, 0xff]))]));
         assert!(bytes.contains(r#""key_base64":"/w==","value":null"#), "{bytes}");

@@ -406,3 +406,20 @@ fn zeroed_files_of_a_deleted_partition_go_back_to_the_pool() {
     let (mut again, _) = start(runner.disk.crash(&mut dice(5)), 2, 5).unwrap();
     assert_eq!(read_around(&mut again, 2).unwrap().batches.len(), 8);
 }
+
+#[test]
+fn a_file_whose_mapped_bytes_are_still_being_sent_does_not_go_back_to_the_pool() {
+    let mut runner = several_segments(ShardOptions { pool_bytes: 8 << 20, tail_bytes: 0, ..OPTIONS });
+    quiesce(&mut runner);
+    runner.disk.set_faults(|faults| faults.resident = true);
+    let pool = |runner: &Runner| runner.disk.files().iter().filter(|(name, _)| name.dir() == Dir::Pool(0)).count();
+    let sent = fetch(&mut runner, 1, 0, 1).unwrap();
+    assert!(!sent.is_empty());
+    let before = pool(&runner);
+    runner.command(Command::Delete(UID));
+    quiesce(&mut runner);
+    assert_eq!(pool(&runner), before, "the segment of the first batch is waited for");
+    drop(sent);
+    quiesce(&mut runner);
+    assert!(pool(&runner) > before, "nobody holds it any more");
+}

@@ -120,6 +120,14 @@ impl Socket {
         SockRef::from(&self.fd).shutdown(how)
     }
 
+    /// Shuts both sides down: the peer sees the end of the stream, whoever else holds the descriptor.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn hang_up(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Both)
+    }
+
     /// What the kernel may hold of received bytes; it counts its own overhead too, and doubles what was asked for.
     ///
     /// # Errors

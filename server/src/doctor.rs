@@ -74,9 +74,7 @@ fn one_flush(config: &Config) -> Check {
     let name = "one flush for a shard";
     match trial_dir(config).filter(|dir| *dir == config.data_dir).map(selftest::run) {
         Some(Ok(findings)) if findings.is_device_flush_proved => Check::new(name, Outcome::Good, "ext4 or xfs"),
-        Some(Ok(_)) => {
-            Check::new(name, Outcome::Warning, "each file is synced by itself here: ext4 or xfs are faster")
-        }
+        Some(Ok(_)) => Check::new(name, Outcome::Warning, "each file is synced by itself here: ext4 or xfs are faster"),
         _ => Check::new(name, Outcome::Warning, "tried once the data directory is there"),
     }
 }

@@ -1,4 +1,4 @@
-//! ② of the receiving side: bytes of one connection become frames; knows no socket, no API and no partition.
+//! Bytes of one connection become frames; knows no socket, no API and no partition.
 //!
 //! Small frames are cut out of the buffer that they were received in together. A large one is received into memory of
 //! its own, its batch into an aligned block that can be written to disk as it is; its bytes are reserved from the
@@ -220,7 +220,7 @@ impl Input {
         Ok(())
     }
 
-    /// Begins a frame that does not end in this buffer: in memory of its own where it is large, else with the next read.
+    /// Begins a frame that does not end in this buffer: in memory of its own where it is large, else with the next one.
     fn begin(
         &mut self,
         means: &mut Means<'_>,
@@ -352,7 +352,8 @@ mod tests {
         }
         let (mut input, mut frames) = (Input::default(), Vec::new());
         let bytes = frame(1, 14, 8 << 20);
-        let mut means = Means { pool: &pool, budget: &mut budget, client: ClientId(1), frame_bytes_max: FRAME_BYTES_MAX };
+        let mut means =
+            Means { pool: &pool, budget: &mut budget, client: ClientId(1), frame_bytes_max: FRAME_BYTES_MAX };
         let mut buffer = input.buffer(&pool);
         buffer.extend(&bytes[..100]);
         input.cut(&mut means, buffer, 100, &mut frames).unwrap();

@@ -84,6 +84,42 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// What stands in the way of a start, as far as a user can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartCause {
+    /// Another process listens at the address.
+    AddressTaken,
+    /// Another broker uses the data directory.
+    DataDirTaken,
+    /// The data directory can't be made, read or written.
+    DataDirUnusable,
+    /// A newer broker wrote the data directory.
+    FormatTooNew,
+    /// The kernel, its limits or the filesystem do not give what is needed.
+    MachineUnfit,
+    /// Something else; the text says what.
+    Other,
+}
+
+impl StartError {
+    /// What stands in the way.
+    #[must_use]
+    pub fn cause(&self) -> StartCause {
+        match self {
+            Self::Bind(BindError::Taken { .. }) => StartCause::AddressTaken,
+            Self::Lock(LockError::Held { .. }) => StartCause::DataDirTaken,
+            Self::Dir(DirError::NoDirectIo) | Self::SelfTest(SelfTestError::Dir(DirError::NoDirectIo)) => {
+                StartCause::MachineUnfit
+            }
+            Self::Lock(_) | Self::Dir(_) => StartCause::DataDirUnusable,
+            Self::SelfTest(SelfTestError::Dir(_)) => StartCause::DataDirUnusable,
+            Self::Meta(MetaError::TooNew { .. }) => StartCause::FormatTooNew,
+            Self::SelfTest(_) | Self::Ring(_) | Self::Executor(_) | Self::System(_) => StartCause::MachineUnfit,
+            Self::Meta(_) | Self::Bind(_) | Self::Shard(..) | Self::Refused(_) => StartCause::Other,
+        }
+    }
+}
+
 /// Why the broker has not ended well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunError {
@@ -136,7 +172,6 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
         Ok(files) => info!(now = files.now, "open files"),
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
     }
-    make_dir(&config.data_dir)?;
     let lock = coulee_io::disk::lock(&config.data_dir).map_err(StartError::Lock)?;
     let findings = selftest::run(&config.data_dir).map_err(StartError::SelfTest)?;
     info!(one_flush = findings.is_device_flush_proved, "the machine passes the self-test");
@@ -170,12 +205,6 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let controls = control.of_process(wakers);
     info!(%native, shards = config.shards, "the broker is up");
     Ok(Server { native, shards: config.shards, controls, news: heard, executors, lock })
-}
-
-fn make_dir(dir: &Path) -> Result<(), StartError> {
-    std::fs::create_dir_all(dir).map_err(|error| {
-        StartError::Refused(format!("the data directory {} cannot be made: {error}", dir.display()))
-    })
 }
 
 /// The cluster that a data directory belongs to, chosen now where it is new, and the partitions that have files.
@@ -311,8 +340,8 @@ impl Server {
     pub fn join(self) -> Result<(), RunError> {
         let Self { news, executors, lock, .. } = self;
         executors.join();
-        let unclean: Vec<ShardId> =
-            news.try_iter().filter_map(|news| if let News::Stopped(id, false) = news { Some(id) } else { None }).collect();
+        let unclean = |news| if let News::Stopped(id, false) = news { Some(id) } else { None };
+        let unclean: Vec<ShardId> = news.try_iter().filter_map(unclean).collect();
         drop(lock);
         if unclean.is_empty() { Ok(()) } else { Err(RunError::Unclean(unclean)) }
     }

@@ -1,7 +1,7 @@
 //! The cycle of one shard: completions, messages, connections, the core's decisions, answers; decides nothing itself.
 //!
 //! ```text
-//!  ring.reap ─▶ messages ─▶ connections ─▶ core.cycle ─▶ effects ─▶ answers ─▶ ring.submit ─▶ (sleep)
+//!  reap ─▶ messages ─▶ connections ─▶ core.cycle ─▶ effects ─▶ answers ─▶ submit ─▶ (sleep)
 //! ```
 //! All of it runs in one task, so that no queue of an executor stands between a completion and who waits for it. When
 //! nothing is left to do the shard sleeps on the ring's eventfd: a completion, a message or a deadline wakes it.
@@ -196,7 +196,7 @@ impl ShardServer {
             worked |= self.look_after_deadlines();
             self.send_answers();
             self.send_messages();
-            self.obey();
+            worked |= self.obey();
             self.submit();
             self.counts.cycle(coulee_io::clock::monotonic_us() - began_us);
             if !worked && self.queue.is_empty() {
@@ -287,10 +287,11 @@ impl ShardServer {
         self.accept_at_ms = Some(self.now().monotonic_ms + ACCEPT_PAUSE_MS * u64::from(self.is_out_of_room()));
     }
 
-    /// Looks for what the process wants: to stop.
-    fn obey(&mut self) {
+    /// Looks for what the process wants: to stop. Says whether that gave the core something to do.
+    fn obey(&mut self) -> bool {
         let now_ms = self.now().monotonic_ms;
-        if self.phase == Phase::Running && self.parts.control.is_stopping() {
+        let begins = self.phase == Phase::Running && self.parts.control.is_stopping();
+        if begins {
             info!(shard = self.id().0, "draining");
             let grace_ms = self.parts.facts.shutdown_grace_ms;
             self.phase = Phase::Draining(now_ms + grace_ms);
@@ -313,6 +314,7 @@ impl ShardServer {
             self.submit();
             self.phase = Phase::Over;
         }
+        begins
     }
 
     /// The core has stopped: nothing will be acknowledged any more.

@@ -85,7 +85,10 @@ impl<T> Slab<T> {
 
     /// Keys of all things.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        (0..).zip(&self.places).filter(|(_, place)| place.thing.is_some()).map(|(at, place)| Key::new(at, place.generation))
+        (0..)
+            .zip(&self.places)
+            .filter(|(_, place)| place.thing.is_some())
+            .map(|(at, place)| Key::new(at, place.generation))
     }
 }
 

@@ -20,8 +20,8 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<_> = entries
         .map(|entry| {
-            let path = entry.unwrap().path();
-            (path.display().to_string(), fs::read(&path).unwrap())
+            let path = entry.expect("an entry of a readable folder").path();
+            (path.display().to_string(), fs::read(&path).expect("a readable file"))
         })
         .collect();
     files.sort();
@@ -124,6 +124,11 @@ fn a_log_whose_last_segment_was_cut_goes_on_behind_the_damage() {
 #[test]
 fn a_segment_named_after_an_offset_that_no_batch_can_have_is_left_alone() {
     recovery(include_bytes!("../fixtures/corpus/recovery/renamed_to_the_last_offset"));
+}
+
+#[test]
+fn a_log_whose_last_segment_is_empty_behind_damage_takes_appends() {
+    recovery(include_bytes!("../fixtures/corpus/recovery/empty_last_segment_behind_damage"));
 }
 
 #[test]

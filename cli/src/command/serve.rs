@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_ready_line_is_what_scripts_wait_for() {
-        let expected = r#"{"ready":true,"native":"127.0.0.1:43121","shards":2,"data_dir":"/tmp/a \"b\""}"#;
-        assert_eq!(ready_line("127.0.0.1:43121", 2, "/tmp/a \"b\""), expected);
+        let expected = r#"{"ready":true,"native":"127.0.0.1:43121","shards":2,"data_dir":"data/a \"b\""}"#;
+        assert_eq!(ready_line("127.0.0.1:43121", 2, "data/a \"b\""), expected);
     }
 }

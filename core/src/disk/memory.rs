@@ -46,6 +46,8 @@ pub struct Faults {
     pub aim: Option<fn(FileName) -> bool>,
     /// No file can be created.
     pub full: bool,
+    /// No fault: mappings are offered, and every page of them is resident.
+    pub resident: bool,
 }
 
 struct Unsynced {
@@ -732,12 +734,15 @@ impl File for MemoryFile {
         self.len
     }
 
-    fn map(&self, _: Range<u64>) -> Option<Block> {
-        None
+    /// A copy: nobody may write to a file while a mapping of it is held, so that none could tell.
+    fn map(&self, range: Range<u64>) -> Option<Block> {
+        let state = self.disk.state.borrow();
+        let bytes = state.inodes[self.inode].data.get(range.start as usize..range.end as usize)?;
+        Some(Block::from_owner(Rc::new(bytes.to_vec())))
     }
 
     fn resident(&self, _: Range<u64>) -> bool {
-        false
+        self.disk.state.borrow().faults.resident
     }
 
     fn will_need(&self, _: Range<u64>) {}

@@ -95,7 +95,8 @@ impl<D: Disk> ReadJob<D> {
     /// [`ReadError`] when not even the first can be served.
     pub async fn read(mut self, offset: Offset, bytes_max: usize) -> Result<Batches<D::File>, ReadError> {
         let file = self.open().await.map_err(ReadError::Disk)?;
-        let mut source = Source::new(file.clone(), self.data_end, self.mapped);
+        let mapped = self.mapped.then(|| Rc::clone(&self.lease));
+        let mut source = Source::new(file.clone(), self.data_end, mapped);
         let mut batches = Batches { slices: Vec::new(), next: offset, bytes_read: 0, file: (self.base, file) };
         let mut bytes = 0;
         while self.chain.next_offset < self.end {
@@ -161,7 +162,8 @@ impl<D: Disk> ReadJob<D> {
     /// [`ReadError`].
     pub async fn find_time(mut self, timestamp: Timestamp) -> Result<Option<TimedOffset>, ReadError> {
         let file = self.open().await.map_err(ReadError::Disk)?;
-        let mut source = Source::new(file, self.data_end, self.mapped);
+        let mapped = self.mapped.then(|| Rc::clone(&self.lease));
+        let mut source = Source::new(file, self.data_end, mapped);
         while self.chain.next_offset < self.end {
             match source.step(self.position, &self.chain).await.map_err(ReadError::Disk)? {
                 Found::Batch(start, header, batch) => {

@@ -306,7 +306,7 @@ impl<D: Disk> Recovery<'_, D> {
             segment.epochs.clone_from(&checkpoint.epochs);
         }
         let clean = limit.is_none() && resume.is_some_and(|checkpoint| checkpoint.clean);
-        let mut source = Source::new(file, data_end, false);
+        let mut source = Source::new(file, data_end, None);
         while self.end.offset < limit.unwrap_or(Offset(u64::MAX)) {
             let chain = self.chain();
             match source.step(self.end.position, &chain).await? {
@@ -377,7 +377,9 @@ impl<D: Disk> Recovery<'_, D> {
             self.end.position = end.position.next_multiple_of(BLOCK_BYTES as u32);
             return Ok(Vec::new());
         };
-        let ends_here = segment.page.base_offset == end.segment && self.resume_floor.is_none();
+        // A segment without a batch has no damage in it: the next one would begin at the same offset, under its name.
+        let empty = segment.page.base_offset == end.offset;
+        let ends_here = segment.page.base_offset == end.segment && (empty || self.resume_floor.is_none());
         if !ends_here {
             // What is behind the damage stays as it is, for `repair`.
             segment.phase = Phase::Closed;

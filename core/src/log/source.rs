@@ -8,6 +8,8 @@ use crate::disk::{DiskError, File};
 use crate::limits::{BATCH_ALIGN, READ_BYTES};
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
 use coulee_protocol::ids::Offset;
+use std::ops::Range;
+use std::rc::Rc;
 
 /// A segment file being walked.
 #[derive(Debug)]
@@ -16,8 +18,21 @@ pub struct Source<F> {
     data_end: u32,
     window: Option<(u32, Block)>,
     bytes_read: u64,
-    /// Serve from the mapping where the file is sealed and its pages are resident.
-    mapped: bool,
+    /// Where the file is sealed: what keeps it from being used again. It is served from the mapping then, if its pages
+    /// are resident.
+    mapped: Option<Rc<()>>,
+}
+
+/// Mapped bytes, with what keeps their file from being used again while anyone has a slice of them.
+struct Leased {
+    block: Block,
+    _lease: Rc<()>,
+}
+
+impl AsRef<[u8]> for Leased {
+    fn as_ref(&self) -> &[u8] {
+        &self.block
+    }
 }
 
 /// What a walk found at a position.
@@ -31,7 +46,7 @@ pub enum Found {
 
 impl<F: File> Source<F> {
     /// A walk over `file`, whose batches end at or before `data_end`.
-    pub const fn new(file: F, data_end: u32, mapped: bool) -> Self {
+    pub const fn new(file: F, data_end: u32, mapped: Option<Rc<()>>) -> Self {
         Self { file, data_end, window: None, bytes_read: 0, mapped }
     }
 
@@ -55,8 +70,7 @@ impl<F: File> Source<F> {
             let base = align_down(position as usize);
             let wanted = align_up(end - base).max(READ_BYTES).min(align_up(self.data_end as usize) - base);
             let range = base as u64..(base + wanted) as u64;
-            let resident = self.mapped && self.file.resident(range.clone());
-            let block = match if resident { self.file.map(range) } else { None } {
+            let block = match self.resident(range) {
                 Some(mapped) => mapped,
                 None => self.file.read_at(base as u64, wanted).await?,
             };
@@ -65,6 +79,13 @@ impl<F: File> Source<F> {
         }
         let (base, block) = self.window.as_ref().expect("a window was just read");
         Ok(Window { bytes: block, base: *base, data_end: self.data_end })
+    }
+
+    /// The mapping of `range`, where touching it costs no wait.
+    fn resident(&self, range: Range<u64>) -> Option<Block> {
+        let lease = self.mapped.as_ref().filter(|_| self.file.resident(range.clone()))?;
+        let leased = Leased { block: self.file.map(range)?, _lease: Rc::clone(lease) };
+        Some(Block::from_owner(Rc::new(leased)))
     }
 
     /// What lies at `position`, where the batch before ended with its padding.

@@ -116,19 +116,10 @@ fn faults_in_files_name_place_and_remedy() {
     let table = [
         ("shards = 0", r#"coulee.toml:1:1: shards can't be "0", allowed: 1 to 256"#),
         ("\n\n  shard = 2", r#"coulee.toml:3:3: unknown key "shard", did you mean "shards"?"#),
-        (
-            "[native]\nlisten = 5",
-            r#"coulee.toml:2:1: native.listen can't be "5", allowed: IP:PORT, [IP6]:PORT or localhost:PORT; port 0 takes a free one"#,
-        ),
-        (
-            "[native]\nlisten = true",
-            r#"coulee.toml:2:10: native.listen can't be "true", allowed: IP:PORT, [IP6]:PORT or localhost:PORT; port 0 takes a free one"#,
-        ),
+        ("[native]\nlisten = 5", r#"coulee.toml:2:1: native.listen can't be "5", allowed: LISTEN"#),
+        ("[native]\nlisten = true", r#"coulee.toml:2:10: native.listen can't be "true", allowed: LISTEN"#),
         ("# größer\n[\"mémory\"]\nx = 1", r#"coulee.toml:2:2: unknown key "mémory", did you mean "memory.shard"?"#),
-        (
-            "[memory.shard]\nbytes = 1",
-            "coulee.toml:1:1: memory.shard can't be \"[memory.shard]\", allowed: 32MiB to 1TiB, and for all shards together no more than the memory",
-        ),
+        ("[memory.shard]\nbytes = 1", "coulee.toml:1:1: memory.shard can't be \"[memory.shard]\", allowed: MEMORY"),
         ("[kafka]\nlisten = \"x\"", r#"coulee.toml:1:2: unknown key "kafka""#),
         ("cpus = \"0,9\"", r#"coulee.toml:1:1: cpus can't be "0,9", allowed: a list of CPUs among 0-3"#),
         (
@@ -137,6 +128,9 @@ fn faults_in_files_name_place_and_remedy() {
         ),
     ];
     for (text, message) in table {
+        let allowed = |key: Key| key.facts().allowed;
+        let message = message.replace("LISTEN", allowed(Key::NativeListen));
+        let message = message.replace("MEMORY", allowed(Key::MemoryShard));
         assert_eq!(of_file(text).unwrap_err().to_string(), message, "{text:?}");
     }
     let broken = of_file("shards = 1\nlog. = 2").unwrap_err().to_string();

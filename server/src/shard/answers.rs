@@ -1,4 +1,4 @@
-//! Answers on their way back: to a connection, to another shard, or into an answer that is put together; decides nothing.
+//! Answers on their way back: to a connection, a shard, or an answer that is put together; decides nothing.
 
 use super::ShardServer;
 use crate::connection::{Charge, Connection};
@@ -8,16 +8,16 @@ use crate::slab::Key;
 use coulee_core::block::Block;
 use coulee_core::catalog::ChangeError;
 use coulee_core::controller::Changed;
+use coulee_core::log::reader::ReadError;
 use coulee_core::partition::ProduceError;
 use coulee_core::shard::fetches::{FetchError, FetchedPart};
 use coulee_core::shard::{Described, Listed, Produced, RequestId};
-use coulee_core::log::reader::ReadError;
+use coulee_protocol::api;
 use coulee_protocol::api::stats::v1::Shard as ShardStats;
 use coulee_protocol::api::{ApiKey, fetch, produce, topics};
 use coulee_protocol::error::ErrorCode;
-use coulee_protocol::frame::{FrameHeader};
+use coulee_protocol::frame::FrameHeader;
 use coulee_protocol::hello::HelloResponse;
-use coulee_protocol::api;
 
 /// An answer that has come, from here or from another shard.
 #[derive(Debug)]

@@ -1,11 +1,9 @@
-//! ① The sockets of one shard: read within a budget, written when there are answers, looked after; knows no API.
+//! The sockets of one shard: read within a budget, written when there are answers, looked after; knows no API.
 
 use super::{Phase, ShardServer, token_of};
 use crate::connection::{Connection, Stage};
 use crate::input::{Frame, Means};
-use crate::limits::{
-    CONNECTION_CYCLE_BYTES, CONNECTION_CYCLE_FRAMES, OUTBOX_MESSAGES_MAX, READ_BYTES_MIN,
-};
+use crate::limits::{CONNECTION_CYCLE_BYTES, CONNECTION_CYCLE_FRAMES, OUTBOX_MESSAGES_MAX, READ_BYTES_MIN};
 use crate::slab::Key;
 use coulee_core::shard::budget::ClientId;
 use coulee_io::net::{Socket, Transfer};
@@ -14,7 +12,6 @@ use coulee_protocol::error::ErrorCode;
 use coulee_protocol::frame::{FrameError, FrameHeader};
 use coulee_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use std::io::IoSliceMut;
-use std::net::Shutdown;
 use std::os::fd::AsFd;
 use tracing::{debug, info};
 
@@ -273,7 +270,7 @@ impl ShardServer {
         self.parts.ring.unpoll(token_of(key));
         self.connections.remove(key);
         debug!(client = %connection.client_name, "connection closed");
-        if let Err(error) = connection.socket.shutdown(Shutdown::Both) {
+        if let Err(error) = connection.socket.hang_up() {
             // The peer was faster.
             debug!(%error, "a socket could not be shut down");
         }
@@ -351,8 +348,7 @@ fn read_large(connection: &mut Connection, means: &mut Means<'_>, frames: &mut V
     let spare = connection.input.large_spare();
     let own = spare.len();
     let beyond = if is_last { READ_BYTES_MIN } else { 0 };
-    let moved =
-        connection.socket.read_vectored(&mut [IoSliceMut::new(spare), IoSliceMut::new(ahead.spare(beyond))]);
+    let moved = connection.socket.read_vectored(&mut [IoSliceMut::new(spare), IoSliceMut::new(ahead.spare(beyond))]);
     let Transfer::Bytes(received) = moved else { return (own, Ok(moved)) };
     frames.extend(connection.input.large_received(means, received.min(own)));
     if received > own {

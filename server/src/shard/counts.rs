@@ -179,7 +179,10 @@ impl ShardServer {
         Shard {
             shard: self.id().0,
             recovery_percent: (100 * recovered.min(all)).checked_div(all).unwrap_or(100) as u8,
-            counters: counters.iter().map(|(counter, value)| CounterValue { id: counter.id(), value: *value }).collect(),
+            counters: counters
+                .iter()
+                .map(|(counter, value)| CounterValue { id: counter.id(), value: *value })
+                .collect(),
             histograms: histograms.iter().map(|(id, distribution)| distribution.value(*id)).collect(),
         }
     }

@@ -119,13 +119,7 @@ impl ShardServer {
         self.send_to(shard, Message::Connection(socket, greeting));
     }
 
-    fn request(
-        &mut self,
-        key: Key,
-        connection: &mut Connection,
-        api: ApiKey,
-        frame: Frame,
-    ) -> Result<(), Refusal> {
+    fn request(&mut self, key: Key, connection: &mut Connection, api: ApiKey, frame: Frame) -> Result<(), Refusal> {
         if api == ApiKey::Produce {
             return self.produce(key, connection, frame);
         }

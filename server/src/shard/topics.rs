@@ -28,7 +28,11 @@ impl ShardServer {
         let internal = request.flags & metadata::FLAG_INCLUDE_INTERNAL != 0;
         let catalog = self.view.catalog();
         let topics = if request.flags & metadata::FLAG_ALL_TOPICS != 0 {
-            catalog.topics().filter(|topic| internal || !is_internal(&topic.name)).map(|topic| self.topic(topic)).collect()
+            catalog
+                .topics()
+                .filter(|topic| internal || !is_internal(&topic.name))
+                .map(|topic| self.topic(topic))
+                .collect()
         } else {
             let named = |name: &str| {
                 let found = catalog.topic(name).map(|topic| self.topic(topic));
@@ -158,7 +162,8 @@ impl ShardServer {
             return Err(Refusal::new(ErrorCode::Recovering, "the catalog is being read"));
         }
         let mut catalog = self.view.catalog().clone();
-        let planned = catalog.plan(change, self.shards()).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+        let planned =
+            catalog.plan(change, self.shards()).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
         let applied = catalog.apply(&planned).expect("a record applies to the state it was planned against");
         Ok(match applied {
             coulee_core::catalog::Applied::Created(id) | coulee_core::catalog::Applied::Altered(id, _) => {
@@ -172,11 +177,8 @@ impl ShardServer {
     fn change(&mut self, key: Key, connection: &mut Connection, header: FrameHeader, change: Change) {
         let pending = self.pending(key, header, None);
         let request = self.expect(key, connection, pending);
-        if self.parts.controller.is_some() {
-            self.control(coulee_core::controller::Event::Change(request, change));
-        } else {
-            self.send_to(ShardId(0), Message::Change(request, change));
-        }
+        // On shard 0 too: a refusal at once would find the connection taken out, in the middle of being served.
+        self.send_to(ShardId(0), Message::Change(request, change));
     }
 
     pub(super) fn describe_topic(
@@ -237,7 +239,12 @@ impl ShardServer {
         Ok(())
     }
 
-    pub(super) fn describe_broker(&mut self, connection: &mut Connection, header: &FrameHeader, body: &[u8]) -> Outcome {
+    pub(super) fn describe_broker(
+        &mut self,
+        connection: &mut Connection,
+        header: &FrameHeader,
+        body: &[u8],
+    ) -> Outcome {
         open::<broker::v1::Request>(body)?;
         let entry = |entry: &crate::config::Entry| broker::v1::Entry {
             key: entry.key.to_string().into_bytes(),

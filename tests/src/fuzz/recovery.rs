@@ -69,9 +69,9 @@ impl fmt::Debug for Served {
 
 /// Two lives: the second serves what the first did and what was appended to it.
 ///
-/// Where batches have `moved`, or a segment's name is not its own, the second may serve less: a copy of a batch behind
-/// the end stands in for a damaged one only until something nearer is appended, and a name says where the segment
-/// before it ends.
+/// Where batches have `moved`, or a segment's name is not its own, the second may serve less or more of what was
+/// written, and report the rest: a copy behind the end stands in for a damaged batch only until something nearer is
+/// appended, one before its place leads the walk past what follows, one in a closed segment is found by reading on.
 fn lives(disk: &MemoryDisk, written: Option<&Written>, stop: bool, moved: bool) {
     let mut first = start(disk);
     let mut served: Vec<Option<Served>> = PARTITIONS.map(|uid| serve(&mut first, uid, written)).into();
@@ -93,9 +93,15 @@ fn lives(disk: &MemoryDisk, written: Option<&Written>, stop: bool, moved: bool) 
             assert!(before == after, "partition {uid} opens at one start only");
             continue;
         };
-        let less = after.batches.iter().all(|batch| before.batches.contains(batch));
-        let same_end = after.end == before.end && after.batches.last() == before.batches.last();
-        let fine = after == before || (moved && less && same_end);
+        let ours = |(offset, payload): &(u64, Vec<u8>)| {
+            before.batches.iter().any(|(other, _)| other == offset)
+                || written.is_none_or(|written| written.get(&(uid, *offset)) == Some(payload))
+        };
+        let same = |(offset, payload): &(u64, Vec<u8>)| {
+            before.batches.iter().all(|(other, shown)| other != offset || shown == payload)
+        };
+        let consistent = after.end == before.end && after.batches.iter().all(|batch| ours(batch) && same(batch));
+        let fine = after == before || (moved && consistent);
         assert!(fine, "partition {uid} served {before:?}, after another start {after:?}");
     }
 }
