@@ -3,7 +3,7 @@
 use super::{News, ShardServer};
 use crate::connection::{Connection, Stage};
 use crate::limits::CYCLE_MESSAGES_MAX;
-use crate::message::{Message, Question, Report};
+use crate::message::{Answer, Message, Question, Report};
 use crate::pending::{Asker, Pending};
 use crate::slab::Key;
 use coulee_core::block::Block;
@@ -131,8 +131,9 @@ impl ShardServer {
                 return self.hurry(asker, number);
             }
             Question::Stats => {
-                let stats = Box::new(self.stats());
-                return self.answered(request, super::answers::Come::Stats(stats));
+                // Not answered at once: the connection that asks may be taken out, in the middle of being served.
+                let answer = Message::Answer(request, Answer::Stats(Box::new(self.stats())));
+                return self.send_to(self.id(), answer);
             }
         };
         self.parts.core.command(command);
