@@ -15,7 +15,9 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Puts one kind of work on a broker and measures it.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
+    /// Measures the limits of this machine, now.
+    Probe(ProbeArguments),
 }
 
 /// The kinds of work.
@@ -115,7 +117,26 @@ pub(crate) struct RunArguments {
     /// Settings of a started broker, as for `coulee serve --set`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
+    /// Measures the bare loop and the bare ring under the same load, before and after; files of 2 GiB in --data-dir.
+    #[arg(long, requires = "data_dir")]
+    pub(crate) bare: bool,
     /// One JSON object instead of a table line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ProbeArguments {
+    /// Where files of 2 GiB are made, on the device that is to be measured. They are removed afterwards.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// How long each bare server is measured, in seconds.
+    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// The CPU of the generator; servers run on core 0.
+    #[arg(long, value_name = "CPU", default_value_t = 1)]
+    pub(crate) cpu: usize,
+    /// One JSON object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -167,8 +188,10 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> RunArguments {
-        let Command::Run(run) = Arguments::try_parse_from(line.split(' ')).unwrap().command;
-        run
+        match Arguments::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Run(run) => *run,
+            Command::Probe(probe) => panic!("{probe:?}"),
+        }
     }
 
     #[test]

@@ -112,10 +112,10 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Connects to the shard that owns the lane's partitions.
+    /// Connects to the shard that owns the lane's partitions; to a bare server without Hello.
     pub(crate) fn connect(
         address: SocketAddr,
-        shard: ShardId,
+        shard: Option<ShardId>,
         targets: Vec<Target>,
         in_flight: u32,
         batch_bytes: usize,

@@ -16,7 +16,9 @@ mod control;
 mod fault;
 mod generator;
 mod lane;
+mod limits;
 mod machine;
+mod probe;
 mod reader;
 mod report;
 mod run;
@@ -36,12 +38,20 @@ fn main() -> ExitCode {
 }
 
 fn work(command: &Command) -> Result<(), Fault> {
-    let Command::Run(arguments) = command;
-    let rows = run::run(arguments)?;
-    if arguments.json {
-        println!("{:#}", rows.json());
+    let (json, is_json, table) = match command {
+        Command::Run(arguments) => {
+            let rows = run::run(arguments)?;
+            (rows.json(), arguments.json, rows.table())
+        }
+        Command::Probe(arguments) => {
+            let limits = limits::measure(arguments)?;
+            (limits.json(), arguments.json, limits.table())
+        }
+    };
+    if is_json {
+        println!("{json:#}");
     } else {
-        println!("{}", rows.table());
+        println!("{table}");
     }
     Ok(())
 }

@@ -62,7 +62,7 @@ impl Reader {
         fetch_bytes: u32,
     ) -> Result<Self, Fault> {
         Ok(Self {
-            wire: Wire::connect(address, shard, fetch_bytes as usize + (64 << 10))?,
+            wire: Wire::connect(address, Some(shard), fetch_bytes as usize + (64 << 10))?,
             sources,
             fetch_bytes,
             out: Vec::new(),

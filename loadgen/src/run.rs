@@ -1,6 +1,6 @@
 //! One run: topic, threads, statistics before and after, and the proof that nothing is lost; prints nothing.
 
-use crate::arguments::{RunArguments, Work};
+use crate::arguments::{Durability, RunArguments, Work};
 use crate::broker::Broker;
 use crate::control::{Control, Place};
 use crate::fault::Fault;
@@ -8,7 +8,8 @@ use crate::generator::{Generator, Outcome, Plan};
 use crate::lane::{Lane, Target};
 use crate::machine;
 use crate::reader::{Reader, Source};
-use crate::report::{Row, Rows};
+use crate::probe::{self, Files, Kind, Load};
+use crate::report::{Row, Rows, parameters};
 use crate::tally::Window;
 use crate::templates::Templates;
 use coulee_protocol::ids::ShardId;
@@ -19,6 +20,8 @@ use std::time::Instant;
 
 /// Runs one kind of work.
 pub(crate) fn run(arguments: &RunArguments) -> Result<Rows, Fault> {
+    let beside = Beside::new(arguments)?;
+    let mut bare = beside.measure()?;
     let broker = match &arguments.data_dir {
         Some(parent) if arguments.embedded => Some(Broker::start(parent, &arguments.settings)?),
         _ => None,
@@ -36,7 +39,44 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Rows, Fault> {
         _ => vec![job.write()?],
     };
     control.delete_topic(&topic)?;
-    Ok(Rows { rows, machine: machine::describe() })
+    bare.extend(beside.measure()?);
+    Ok(Rows { rows, bare, machine: machine::describe() })
+}
+
+/// Bare servers under the same load, where they are wanted.
+struct Beside<'a> {
+    arguments: &'a RunArguments,
+    files: Option<Files>,
+}
+
+impl<'a> Beside<'a> {
+    fn new(arguments: &'a RunArguments) -> Result<Self, Fault> {
+        let files = match &arguments.data_dir {
+            Some(dir) if arguments.bare => Some(Files::new(dir)?),
+            _ => None,
+        };
+        Ok(Self { arguments, files })
+    }
+
+    fn measure(&self) -> Result<Vec<Row>, Fault> {
+        let Some(files) = &self.files else { return Ok(Vec::new()) };
+        let arguments = self.arguments;
+        let load = Load {
+            batch: arguments.batch(),
+            size: arguments.size,
+            connections: arguments.producers(),
+            in_flight: arguments.in_flight(),
+            per_second: arguments.rate().map(|rate| rate as f64 / f64::from(arguments.batch())),
+            syncs: arguments.durability == Durability::Fsync,
+            seconds: arguments.seconds,
+            cpus: arguments.cpus.clone(),
+        };
+        let row = |kind: Kind| {
+            let (outcome, cpu_us) = probe::bare(kind, &load, files)?;
+            Ok(Row::bare(parameters(arguments, 1), kind.name().to_owned(), arguments.size, outcome, cpu_us))
+        };
+        [Kind::Loop, Kind::Ring].into_iter().map(row).collect()
+    }
 }
 
 /// What all stretches of a run share.
@@ -71,7 +111,7 @@ impl Job<'_> {
     fn replay(&self) -> Result<Vec<Row>, Fault> {
         let mut written = self.write()?;
         let records = written.acks.records;
-        written.name = "replay: write";
+        written.name = "replay: write".to_owned();
         let mut rows = vec![written];
         for name in ["replay: first pass", "replay: second pass"] {
             let plan = Plan {
@@ -119,7 +159,7 @@ impl Job<'_> {
             let targets = own.iter().map(target).collect();
             let shard = self.shard(own[0]);
             let batch_bytes = self.templates.batch_bytes();
-            let lane = Lane::connect(self.address, shard, targets, self.arguments.in_flight(), batch_bytes)?;
+            let lane = Lane::connect(self.address, Some(shard), targets, self.arguments.in_flight(), batch_bytes)?;
             let generator = &mut generators[producer % threads];
             generator.lanes.push(lane);
             if with_readers {
@@ -147,7 +187,7 @@ impl Job<'_> {
 }
 
 /// A tenth of the time warms up.
-fn measured(seconds: f64) -> Window {
+pub(crate) fn measured(seconds: f64) -> Window {
     let start_ns = (seconds * 1e8) as u64;
     Window { start_ns, end_ns: start_ns + (seconds * 1e9) as u64 }
 }
@@ -162,7 +202,7 @@ fn written_by(producer: usize, producers: usize, partitions: usize) -> Vec<usize
 }
 
 /// Runs each on its CPU; what came of all of them, and the bytes that readers have checked.
-fn run_threads(generators: Vec<Generator>, cpus: &[usize]) -> Result<(Outcome, u64), Fault> {
+pub(crate) fn run_threads(generators: Vec<Generator>, cpus: &[usize]) -> Result<(Outcome, u64), Fault> {
     let work = |(mut generator, cpu): (Generator, usize)| {
         machine::pin(cpu)?;
         let outcome = generator.run()?;

@@ -36,9 +36,18 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Connects to the shard that owns what will be asked for. Waits for the answer to Hello.
-    pub(crate) fn connect(address: SocketAddr, shard: ShardId, room: usize) -> Result<Self, Fault> {
+    /// Connects to the shard that owns what will be asked for, or to a bare server, which takes no Hello.
+    pub(crate) fn connect(address: SocketAddr, shard: Option<ShardId>, room: usize) -> Result<Self, Fault> {
         let mut wire = Self::plain(address, room)?;
+        if let Some(shard) = shard {
+            wire.greet(shard)?;
+        }
+        wire.stream.set_nonblocking(true).map_err(Fault::machine("a socket that does not wait"))?;
+        Ok(wire)
+    }
+
+    /// Says Hello and waits for the answer.
+    fn greet(&mut self, shard: ShardId) -> Result<(), Fault> {
         let mut body = Vec::new();
         let hello = HelloRequest {
             protocol_min: PROTOCOL_VERSION,
@@ -51,24 +60,23 @@ impl Wire {
         };
         hello.encode(&mut body).expect("the name is short and there are no credentials");
         let header = FrameHeader::request(ApiKey::Hello.code(), 0, 0, body.len(), 0).encode();
-        wire.stream.write_all(&[&header[..], &body].concat()).map_err(Fault::machine("hello"))?;
+        self.stream.write_all(&[&header[..], &body].concat()).map_err(Fault::machine("hello"))?;
         let mut answer = vec![0; FRAME_HEADER_BYTES];
-        wire.stream.read_exact(&mut answer).map_err(Fault::machine("the answer to hello"))?;
+        self.stream.read_exact(&mut answer).map_err(Fault::machine("the answer to hello"))?;
         let head = answer.first_chunk().expect("it was just read");
         let header = FrameHeader::decode(head, FRAME_BYTES_MAX).map_err(|error| Fault::wire("hello", error))?;
         answer.resize(header.len as usize, 0);
         let rest = &mut answer[FRAME_HEADER_BYTES..];
-        wire.stream.read_exact(rest).map_err(Fault::machine("the answer to hello"))?;
+        self.stream.read_exact(rest).map_err(Fault::machine("the answer to hello"))?;
         let (header, body, _) = split(&answer).map_err(|error| Fault::wire("hello", error))?;
         if header.error != 0 {
-            return Err(Fault::Refused { code: header.error, message: "hello".to_owned() });
+            return Err(refusal(&header, body));
         }
         let hello = HelloResponse::decode(body).map_err(|error| Fault::wire("hello", error))?;
         if hello.shard != shard {
             return Err(Fault::wire("hello", format!("shard {}, expected {shard}", hello.shard)));
         }
-        wire.stream.set_nonblocking(true).map_err(Fault::machine("a socket that does not wait"))?;
-        Ok(wire)
+        Ok(())
     }
 
     /// Connects and says nothing; it still waits.
