@@ -142,11 +142,8 @@ impl ShardServer {
     fn serve_one(&mut self, key: Key, mut connection: Box<Connection>) {
         let freed_before = self.freed;
         let mut frames = std::mem::take(&mut self.frames);
-        let pause = if connection.backlog.is_empty() {
-            self.receive(key, &mut connection, &mut frames)
-        } else {
-            Pause::Turn
-        };
+        let pause =
+            if connection.backlog.is_empty() { self.receive(key, &mut connection, &mut frames) } else { Pause::Turn };
         let handed_over = self.take_frames(key, &mut connection, &mut frames);
         self.frames = frames;
         if handed_over {

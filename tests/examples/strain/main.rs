@@ -107,8 +107,7 @@ fn connections(binary: &Path, dir: &Path, flags: &[String], count: usize) -> Out
 
 fn silent(binary: &Path, dir: &Path, flags: &[String], count: usize) -> Outcome<()> {
     let broker = Broker::start(binary, dir, flags)?;
-    let mut held: Vec<TcpStream> =
-        (0..count).map(|_| TcpStream::connect(&broker.address)).collect::<Result<_, _>>()?;
+    let mut held: Vec<TcpStream> = (0..count).map(|_| TcpStream::connect(&broker.address)).collect::<Result<_, _>>()?;
     println!("{count} connected: {}, {} descriptors", broker.memory()?, broker.descriptors()?);
     let began = Instant::now();
     let mut ends = Vec::new();

@@ -290,7 +290,14 @@ fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_room() {
     broker.tell(&["topic", "create", "filled", "-p", "1"]).is_good();
     broker.tell_with(&["produce", "filled"], &lines(0, 1_000)).is_good();
     // Takes all room but 24 MiB.
-    system("bash", &["-c", &format!("fallocate -l $(( $(stat -f -c '%a*%S' {0}) - (24<<20) )) {1}", mount.at(""), mount.at("filler"))]).unwrap();
+    system(
+        "bash",
+        &[
+            "-c",
+            &format!("fallocate -l $(( $(stat -f -c '%a*%S' {0}) - (24<<20) )) {1}", mount.at(""), mount.at("filler")),
+        ],
+    )
+    .unwrap();
     let told = broker.tell_with(&["produce", "filled", "--timeout", "3s", "-o", "json"], &lines(1_000, 101_000));
     assert_eq!(told.exit, 7, "{told:?}");
     assert!(told.error.contains("disk is full"), "{told:?}");
