@@ -1,4 +1,4 @@
-//! The program with a broker of its own: owns what a user sees of starts, refusals and ends; the broker is the real one.
+//! The program with a broker of its own: owns what a user sees of starts, refusals and ends; the broker is a real one.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
