@@ -1,4 +1,4 @@
-//! The program with a broker of its own: owns what a user sees of starts, refusals and ends; the broker is a real one.
+//! The program with its own broker: owns what a user sees of starts, refusals and ends; replaces no part of either.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

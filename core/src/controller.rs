@@ -267,7 +267,7 @@ impl Controller {
     fn opened(&mut self, uid: PartitionUid, opened: Result<Opened, RecoveryError>) {
         let told = match &opened {
             Ok(opened) => Told::Opened(uid, opened.epoch),
-            Err(_) => Told::Closed(uid, ErrorCode::PartitionOffline),
+            Err(error) => Told::Closed(uid, error.code()),
         };
         self.tell(told);
         if uid == CATALOG_UID {

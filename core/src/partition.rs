@@ -7,6 +7,7 @@
 use crate::config::{TimestampType, TopicConfig};
 use crate::disk::Disk;
 use crate::limits::WAITING_APPENDS_MAX;
+use crate::log::recovery::RecoveryError;
 use crate::log::segment::SegmentSize;
 use crate::log::{AppendRefusal, Incoming, Log};
 use crate::shard::acks::{Ack, AckQueue};
@@ -37,6 +38,8 @@ pub enum ProduceError {
     Overloaded,
     /// A write or sync of this partition has failed: it takes no more; a batch in flight may have been written.
     Offline,
+    /// The partition could not be opened when the broker started; nothing was written.
+    Unopenable(RecoveryError),
     /// The shard does not have this partition; nothing was written.
     Unknown,
     /// The partition is being opened; nothing was written.
@@ -57,6 +60,7 @@ impl ProduceError {
             Self::DiskFull => ErrorCode::DiskFull,
             Self::Overloaded => ErrorCode::Overloaded,
             Self::Offline => ErrorCode::PartitionOffline,
+            Self::Unopenable(error) => error.code(),
             Self::Unknown => ErrorCode::UnknownTopicOrPartition,
             Self::Recovering => ErrorCode::Recovering,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
@@ -68,6 +72,7 @@ impl std::fmt::Display for ProduceError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Entry(error) => error.fmt(formatter),
+            Self::Unopenable(error) => error.fmt(formatter),
             other => write!(formatter, "{}", other.code().meaning()),
         }
     }

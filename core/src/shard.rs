@@ -313,7 +313,7 @@ struct Checkpoints {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Absence {
     Opening,
-    Unopenable,
+    Unopenable(RecoveryError),
     Unknown,
 }
 
@@ -321,7 +321,7 @@ impl Absence {
     const fn code(self) -> ErrorCode {
         match self {
             Self::Opening => ErrorCode::Recovering,
-            Self::Unopenable => ErrorCode::PartitionOffline,
+            Self::Unopenable(error) => error.code(),
             Self::Unknown => ErrorCode::UnknownTopicOrPartition,
         }
     }
@@ -347,7 +347,7 @@ pub struct Shard<D: Disk> {
     /// Being opened.
     opening: BTreeSet<PartitionUid>,
     /// Could not be opened.
-    unopenable: BTreeSet<PartitionUid>,
+    unopenable: BTreeMap<PartitionUid, RecoveryError>,
     io: FuturesUnordered<InFlight<D>>,
     background: FuturesUnordered<InFlight<D>>,
     /// May have something to write, to name or to seal.
@@ -402,7 +402,7 @@ impl<D: Disk> Shard<D> {
             pool,
             partitions: BTreeMap::new(),
             opening: BTreeSet::new(),
-            unopenable: BTreeSet::new(),
+            unopenable: BTreeMap::new(),
             io: FuturesUnordered::new(),
             background: FuturesUnordered::new(),
             dirty: BTreeSet::new(),
@@ -550,7 +550,7 @@ impl<D: Disk> Shard<D> {
         let Some(partition) = self.partitions.get_mut(&uid) else {
             return Err(match absent {
                 Absence::Opening => ProduceError::Recovering,
-                Absence::Unopenable => ProduceError::Offline,
+                Absence::Unopenable(error) => ProduceError::Unopenable(error),
                 Absence::Unknown => ProduceError::Unknown,
             });
         };
@@ -571,8 +571,8 @@ impl<D: Disk> Shard<D> {
     fn absence(&self, uid: PartitionUid) -> Absence {
         if self.opening.contains(&uid) {
             Absence::Opening
-        } else if self.unopenable.contains(&uid) {
-            Absence::Unopenable
+        } else if let Some(error) = self.unopenable.get(&uid) {
+            Absence::Unopenable(*error)
         } else {
             Absence::Unknown
         }
@@ -694,7 +694,7 @@ impl<D: Disk> Shard<D> {
         let (log, report) = match opened {
             Ok(opened) => *opened,
             Err(error) => {
-                self.unopenable.insert(uid);
+                self.unopenable.insert(uid, error);
                 self.effects.push_back(Effect::Opened(uid, Err(error)));
                 return;
             }

@@ -28,7 +28,7 @@ mod place;
 pub use file::OpenFile;
 pub use lock::{DirLock, LockError, lock};
 
-/// Where files are made; emptied by [`lock`].
+/// Where files are made; emptied by [`lock()`].
 const NEW_DIR: &str = "new";
 /// The file whose fdatasync flushes the device.
 const FLUSH_FILE: &str = "flush";

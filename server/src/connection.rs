@@ -1,12 +1,13 @@
 //! One client on one shard: its socket, what comes, what goes, and how much of it is under way; decides nothing.
 
-use crate::input::Input;
+use crate::input::{Frame, Input};
 use crate::limits::{
     FRAME_BYTES_PER_PERIOD, FRAME_PERIOD_MS, HELLO_WAIT_MS, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_LARGE_MAX,
     IN_FLIGHT_REQUESTS_MAX, OUTPUT_BYTES_MAX, OUTPUT_STALL_MS,
 };
 use crate::output::Output;
 use coulee_io::net::Socket;
+use std::collections::VecDeque;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) enum Stage {
 pub(crate) struct Charge {
     /// Bytes of its frame.
     pub(crate) bytes: usize,
+    /// Bytes that its answer may take as soon as they are read.
+    pub(crate) answer_bytes: usize,
     /// Whether it is one of the few large ones.
     pub(crate) large: bool,
 }
@@ -61,6 +64,8 @@ pub(crate) struct Connection {
     pub(crate) stage: Stage,
     /// What comes.
     pub(crate) input: Input,
+    /// Whole frames that wait until less is under way.
+    pub(crate) backlog: VecDeque<Frame>,
     /// What goes.
     pub(crate) output: Output,
     /// The socket may have something to read.
@@ -71,6 +76,10 @@ pub(crate) struct Connection {
     pub(crate) queued: bool,
     /// It is in the list of connections with answers to send.
     pub(crate) flushing: bool,
+    /// It is in the list of connections that wait for the budget.
+    pub(crate) waits_for_budget: bool,
+    /// Bytes of answers, as the shard's sum has them.
+    pub(crate) counted_answers: usize,
     /// What it is waited for, as the shard's list of deadlines has it.
     pub(crate) watch: Option<Watch>,
     /// Name of the client, for logs.
@@ -78,6 +87,7 @@ pub(crate) struct Connection {
     requests: usize,
     large: usize,
     bytes: usize,
+    answer_bytes: usize,
 }
 
 impl Connection {
@@ -88,16 +98,20 @@ impl Connection {
             socket,
             stage,
             input: Input::default(),
+            backlog: VecDeque::new(),
             output: Output::default(),
             readable: true,
             writable: true,
             queued: false,
             flushing: false,
+            waits_for_budget: false,
+            counted_answers: 0,
             watch: None,
             client_name: Box::default(),
             requests: 0,
             large: 0,
             bytes: 0,
+            answer_bytes: 0,
         }
     }
 
@@ -106,6 +120,7 @@ impl Connection {
         self.requests += 1;
         self.large += charge.large as usize;
         self.bytes += charge.bytes;
+        self.answer_bytes += charge.answer_bytes;
     }
 
     /// Counts it as answered.
@@ -113,22 +128,31 @@ impl Connection {
         self.requests -= 1;
         self.large -= charge.large as usize;
         self.bytes -= charge.bytes;
+        self.answer_bytes -= charge.answer_bytes;
     }
 
-    /// Whether so much is under way that nothing more is read.
+    /// Bytes of answers that it holds, or will when they are read.
     #[must_use]
-    pub(crate) const fn is_full(&self) -> bool {
+    pub(crate) const fn answers(&self) -> usize {
+        self.answer_bytes + self.output.bytes()
+    }
+
+    /// Whether so much is under way that no further request is taken; where the shard is crowded with answers, one
+    /// that is to be answered with records is enough.
+    #[must_use]
+    pub(crate) const fn is_full(&self, is_crowded: bool) -> bool {
         self.requests >= IN_FLIGHT_REQUESTS_MAX
             || self.large >= IN_FLIGHT_LARGE_MAX
-            || self.bytes >= IN_FLIGHT_BYTES_MAX
+            || self.bytes + self.answer_bytes >= IN_FLIGHT_BYTES_MAX
             || self.output.bytes() >= OUTPUT_BYTES_MAX
+            || (is_crowded && self.answers() > 0)
     }
 
     /// Whether it is worth serving now.
     #[must_use]
-    pub(crate) const fn has_work(&self) -> bool {
-        let wants = self.readable || self.input.is_paused();
-        wants && !matches!(self.stage, Stage::Closing) && !self.is_full()
+    pub(crate) fn has_work(&self, is_crowded: bool) -> bool {
+        let wants = self.readable || self.input.is_paused() || !self.backlog.is_empty();
+        wants && self.stage != Stage::Closing && !self.is_full(is_crowded)
     }
 
     /// What it is waited for now.
@@ -139,7 +163,9 @@ impl Connection {
         } else if !self.output.is_empty() {
             Some(WaitFor::Output)
         } else {
-            self.input.is_amid_frame().then(|| WaitFor::Frame(self.input.frames()))
+            // One that is held back has its whole time again when it goes on.
+            let is_held_back = self.input.is_paused() || !self.backlog.is_empty() || self.is_full(false);
+            (self.input.is_amid_frame() && !is_held_back).then(|| WaitFor::Frame(self.input.frames()))
         }
     }
 
@@ -161,10 +187,7 @@ impl Connection {
         match watch.wait {
             WaitFor::Hello => true,
             WaitFor::Output => self.output.sent() == watch.sent,
-            WaitFor::Frame(_) => {
-                let held_back = self.input.is_paused() || self.is_full();
-                !held_back && self.input.received() - watch.received < FRAME_BYTES_PER_PERIOD as u64
-            }
+            WaitFor::Frame(_) => self.input.received() - watch.received < FRAME_BYTES_PER_PERIOD as u64,
         }
     }
 }

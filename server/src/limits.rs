@@ -18,6 +18,8 @@ pub(crate) const IN_FLIGHT_REQUESTS_MAX: usize = 16_384;
 pub(crate) const IN_FLIGHT_LARGE_MAX: usize = 64;
 /// Bytes of one connection's unanswered requests.
 pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// The most that a fetch asks of the log while the shard is crowded with answers, or of another shard.
+pub(crate) const MODEST_FETCH_BYTES: usize = 1 << 20;
 /// Answers of one connection that wait for its socket; above it no further request is read.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// Slices given to the socket in one call.

@@ -119,6 +119,10 @@ pub(crate) struct ShardServer {
     deadlines: BTreeSet<(u64, Key)>,
     pending: Slab<Pending>,
     budget: Budget,
+    /// How often something of the budget was given back.
+    freed: u64,
+    /// Bytes of answers that connections hold, or will when they are read.
+    answers_bytes: usize,
     spare: Spare,
     /// Frames that were just cut; empty between two connections.
     frames: Vec<Frame>,
@@ -157,6 +161,8 @@ impl ShardServer {
             deadlines: BTreeSet::new(),
             pending: Slab::default(),
             budget: Budget::new(parts.budget_bytes),
+            freed: 0,
+            answers_bytes: 0,
             spare: Spare::default(),
             frames: Vec::new(),
             ready: Vec::new(),

@@ -20,6 +20,7 @@ use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Dir, Disk, DiskError, File, FileName, WriteMode};
 use crate::limits::{BLOCK_BYTES, READ_BYTES, SEGMENT_END_BYTES, SEGMENT_SIZES, UNSYNCED_BYTES_MAX};
 use coulee_protocol::batch::OFFSET_END_MAX;
+use coulee_protocol::error::ErrorCode;
 use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset};
 use coulee_protocol::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use std::collections::VecDeque;
@@ -53,6 +54,17 @@ pub enum RecoveryError {
         /// Where.
         position: u32,
     },
+}
+
+impl RecoveryError {
+    /// The code on the wire, for whoever asks for the partition.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::TooNew { .. } | Self::UnknownFeatures { .. } => ErrorCode::FormatTooNew,
+            Self::Disk(_) | Self::ReadBack { .. } => ErrorCode::PartitionOffline,
+        }
+    }
 }
 
 impl std::fmt::Display for RecoveryError {

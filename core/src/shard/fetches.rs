@@ -135,6 +135,12 @@ impl<D: Disk> Shard<D> {
         }
     }
 
+    /// Whether a fetch given now would wait for records.
+    #[must_use]
+    pub fn would_wait(&self, spec: &FetchSpec) -> bool {
+        spec.wait_ms > 0 && !self.is_ready(spec)
+    }
+
     /// Whether enough is there, or something has to be said at once.
     fn is_ready(&self, spec: &FetchSpec) -> bool {
         let mut bytes = 0;

@@ -100,8 +100,7 @@ impl ShardServer {
     /// Gives back what a request has held of the budget.
     fn settle(&mut self, pending: &mut Pending) {
         if let Some(reservation) = pending.reservation.take() {
-            self.budget.release(reservation);
-            self.resume_paused();
+            self.free(reservation);
         }
     }
 
@@ -179,7 +178,7 @@ impl ShardServer {
         let bytes = pending.header.len as usize;
         let small = coulee_core::limits::SMALL_FRAME_BYTES;
         let large = bytes > small || pending.header.api != ApiKey::Produce.code();
-        pending.charge = Charge { bytes, large };
+        pending.charge = Charge { bytes, large, ..pending.charge };
         pending.asker = Asker::Connection(key);
         connection.charge(pending.charge);
         RequestId(self.pending.insert(pending).0)

@@ -5,7 +5,7 @@ use crate::connection::{Connection, Stage};
 use crate::input::{Frame, Means};
 use crate::limits::{CONNECTION_CYCLE_BYTES, CONNECTION_CYCLE_FRAMES, OUTBOX_MESSAGES_MAX, READ_BYTES_MIN};
 use crate::slab::Key;
-use coulee_core::shard::budget::ClientId;
+use coulee_core::shard::budget::{ClientId, Reservation};
 use coulee_io::net::{Socket, Transfer};
 use coulee_io::ring::{Interest, Readiness};
 use coulee_protocol::error::ErrorCode;
@@ -61,10 +61,23 @@ impl ShardServer {
     }
 
     fn put_back(&mut self, key: Key, mut connection: Box<Connection>) {
+        self.count_answers(&mut connection);
         self.set_deadline(key, &mut connection);
         if let Some(place) = self.connections.find(key) {
             *place = Some(connection);
         }
+    }
+
+    /// Keeps the sum of all answers.
+    fn count_answers(&mut self, connection: &mut Connection) {
+        let now = connection.answers();
+        let before = std::mem::replace(&mut connection.counted_answers, now);
+        self.answers_bytes = self.answers_bytes - before + now;
+    }
+
+    /// Whether answers hold so much memory that each connection has to make do with one at a time.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.answers_bytes >= self.parts.budget_bytes
     }
 
     /// Keeps one deadline for each connection that is waited for.
@@ -117,7 +130,7 @@ impl ShardServer {
             let Some(key) = self.queue.pop_front() else { break };
             let Some(mut connection) = self.take_out(key) else { continue };
             connection.queued = false;
-            if connection.has_work() && self.phase != Phase::Over {
+            if connection.has_work(self.is_crowded()) && self.phase != Phase::Over {
                 self.serve_one(key, connection);
             } else {
                 self.put_back(key, connection);
@@ -127,31 +140,34 @@ impl ShardServer {
     }
 
     fn serve_one(&mut self, key: Key, mut connection: Box<Connection>) {
+        let freed_before = self.freed;
         let mut frames = std::mem::take(&mut self.frames);
-        let pause = self.receive(key, &mut connection, &mut frames);
-        let mut handed_over = false;
-        for frame in frames.drain(..) {
-            if connection.stage == Stage::Closing || handed_over {
-                self.drop_frame(frame);
-                continue;
-            }
-            handed_over = self.frame(key, &mut connection, frame);
-        }
+        let pause = if connection.backlog.is_empty() {
+            self.receive(key, &mut connection, &mut frames)
+        } else {
+            Pause::Turn
+        };
+        let handed_over = self.take_frames(key, &mut connection, &mut frames);
         self.frames = frames;
         if handed_over {
             return self.hand_over(key, connection);
         }
+        let mut may_go_on = !connection.input.is_paused();
         match pause {
             Pause::Drained => connection.readable = false,
             Pause::Turn => {}
+            // Its own frames have given something back.
+            Pause::Budget if self.freed != freed_before => may_go_on = true,
             Pause::Budget => {
                 self.counts.paused_reads += 1;
-                self.paused.push(key);
+                if !std::mem::replace(&mut connection.waits_for_budget, true) {
+                    self.paused.push(key);
+                }
             }
             Pause::Gone => return self.close(key, connection),
             Pause::Broken(error) => self.break_off(&mut connection, &error),
         }
-        let again = connection.has_work() && !connection.input.is_paused();
+        let again = may_go_on && connection.has_work(self.is_crowded());
         self.want_flush(key, &mut connection);
         self.put_back(key, connection);
         if again {
@@ -159,8 +175,33 @@ impl ShardServer {
         }
     }
 
-    fn drop_frame(&mut self, frame: Frame) {
-        frame.reservation.into_iter().for_each(|reservation| self.budget.release(reservation));
+    /// Takes the frames that waited, then those just cut, until the connection has enough under way; the others wait.
+    /// Whether it is to be handed over to another shard.
+    fn take_frames(&mut self, key: Key, connection: &mut Connection, frames: &mut Vec<Frame>) -> bool {
+        let mut waited = std::mem::take(&mut connection.backlog);
+        let mut new = frames.drain(..);
+        let mut handed_over = false;
+        while !connection.is_full(self.is_crowded()) || connection.stage == Stage::Closing || handed_over {
+            let Some(frame) = waited.pop_front().or_else(|| new.next()) else { break };
+            if connection.stage == Stage::Closing || handed_over {
+                frame.reservation.into_iter().for_each(|reservation| self.free(reservation));
+                continue;
+            }
+            handed_over = self.frame(key, connection, frame);
+            self.count_answers(connection);
+        }
+        waited.extend(new);
+        if !waited.is_empty() {
+            connection.backlog = waited;
+        }
+        handed_over
+    }
+
+    /// Gives back what a frame has held of the budget, to those who wait for it.
+    pub(super) fn free(&mut self, reservation: Reservation) {
+        self.budget.release(reservation);
+        self.freed += 1;
+        self.resume_paused();
     }
 
     /// Answers what is no frame, and reads no further.
@@ -233,7 +274,7 @@ impl ShardServer {
                 self.close(key, connection);
                 continue;
             }
-            let again = connection.has_work();
+            let again = connection.has_work(self.is_crowded());
             self.put_back(key, connection);
             if again {
                 // It may have been held back by its own answers.
@@ -265,28 +306,34 @@ impl ShardServer {
 
     /// Ends a connection. What it has asked for goes on; the answers are dropped when they come.
     pub(super) fn close(&mut self, key: Key, mut connection: Box<Connection>) {
-        connection.input.abandon(&mut self.budget);
-        self.forget_deadline(key, &mut connection);
-        self.parts.ring.unpoll(token_of(key));
-        self.connections.remove(key);
+        self.release(key, &mut connection);
         debug!(client = %connection.client_name, "connection closed");
         if let Err(error) = connection.socket.hang_up() {
             // The peer was faster.
             debug!(%error, "a socket could not be shut down");
         }
-        self.resume_paused();
     }
 
-    /// Takes a connection out for another shard: nothing of it stays here.
+    /// Takes a connection out of this shard: nothing of it stays here.
     pub(super) fn release(&mut self, key: Key, connection: &mut Connection) {
+        connection.input.abandon(&mut self.budget);
+        for frame in connection.backlog.drain(..) {
+            frame.reservation.into_iter().for_each(|reservation| self.budget.release(reservation));
+        }
+        self.answers_bytes -= std::mem::take(&mut connection.counted_answers);
         self.forget_deadline(key, connection);
         self.parts.ring.unpoll(token_of(key));
         self.connections.remove(key);
+        self.freed += 1;
+        self.resume_paused();
     }
 
     /// Lets the connections that wait for the budget try again: some of it was released.
     pub(super) fn resume_paused(&mut self) {
         for key in std::mem::take(&mut self.paused) {
+            if let Some(Some(connection)) = self.connections.find(key) {
+                connection.waits_for_budget = false;
+            }
             self.enqueue(key);
         }
     }

@@ -1,9 +1,9 @@
 //! Frames of clients become questions: each goes through the one table of APIs; decides nothing about data.
 
 use super::ShardServer;
-use crate::connection::{Connection, Stage};
+use crate::connection::{Charge, Connection, Stage};
 use crate::input::Frame;
-use crate::limits::FETCH_WAIT_MS_MAX;
+use crate::limits::{FETCH_WAIT_MS_MAX, MODEST_FETCH_BYTES};
 use crate::message::{Greeting, Message, Question};
 use crate::pending::{Asker, Fetching, Gather, Pending, SoFar};
 use crate::slab::Key;
@@ -125,7 +125,7 @@ impl ShardServer {
         }
         let Frame { header, body, batches, reservation } = frame;
         // Only what follows was held for it, and a body this large is dealt with now.
-        reservation.into_iter().for_each(|reservation| self.budget.release(reservation));
+        reservation.into_iter().for_each(|reservation| self.free(reservation));
         if !batches.bytes().is_empty() {
             return Err(Refusal::new(ErrorCode::InvalidRequest, "no record batch follows this request"));
         }
@@ -166,7 +166,7 @@ impl ShardServer {
         let request = match open::<produce::v1::Request>(&body) {
             Ok(request) => request,
             Err(error) => {
-                reservation.into_iter().for_each(|reservation| self.budget.release(reservation));
+                reservation.into_iter().for_each(|reservation| self.free(reservation));
                 return Err(error.into());
             }
         };
@@ -177,7 +177,7 @@ impl ShardServer {
         // Without an answer nothing is kept of the request; its memory is the core's.
         let request = match acks {
             Acks::None => {
-                pending.reservation.into_iter().for_each(|reservation| self.budget.release(reservation));
+                pending.reservation.into_iter().for_each(|reservation| self.free(reservation));
                 RequestId(u64::MAX - 1)
             }
             Acks::Acknowledged => self.expect(key, connection, pending),
@@ -207,20 +207,26 @@ impl ShardServer {
         let parts: Vec<FetchPart> = request.partitions.iter().map(part).collect();
         let wait_ms = request.max_wait_ms.to_native().min(FETCH_WAIT_MS_MAX);
         let bytes_min = request.min_bytes.to_native() as usize;
+        let owners: Vec<ShardId> = parts.iter().map(|part| self.owner(part.partition)).collect();
+        let is_own = owners.iter().all(|owner| *owner == self.id());
+        let room = if is_own && !self.is_crowded() { FETCH_BYTES_MAX } else { MODEST_FETCH_BYTES };
         let spec = FetchSpec {
             bytes_min,
-            bytes_max: (request.max_bytes.to_native() as usize).min(FETCH_BYTES_MAX),
+            bytes_max: (request.max_bytes.to_native() as usize).min(room),
             wait_ms: if bytes_min == 0 { 0 } else { u64::from(wait_ms) },
             parts,
         };
-        let owners: Vec<ShardId> = spec.parts.iter().map(|part| self.owner(part.partition)).collect();
+        // One that waits here for records takes no memory, and what it brings then is in memory anyway.
+        let waits = is_own && self.parts.core.would_wait(&spec);
+        let answer_bytes = if waits { 0 } else { spec.bytes_max };
+        let charge = Charge { answer_bytes, ..Charge::default() };
         let first = owners.first().copied().unwrap_or_else(|| self.id());
         if owners.iter().all(|owner| *owner == first) {
-            let pending = self.pending(key, header, None);
+            let pending = Pending { charge, ..self.pending(key, header, None) };
             let request = self.expect(key, connection, pending);
             self.ask(first, request, Question::Fetch(spec));
         } else {
-            self.fetch_of_several(key, connection, header, &spec, &owners);
+            self.fetch_of_several(key, connection, (header, charge), &spec, &owners);
         }
         Ok(())
     }
@@ -230,7 +236,7 @@ impl ShardServer {
         &mut self,
         key: Key,
         connection: &mut Connection,
-        header: FrameHeader,
+        (header, charge): (FrameHeader, Charge),
         spec: &FetchSpec,
         owners: &[ShardId],
     ) {
@@ -244,7 +250,7 @@ impl ShardServer {
             hurried: false,
         };
         let gather = Gather { left: shards.len(), so_far: SoFar::Fetch(fetching) };
-        let pending = self.pending(key, header, Some(gather));
+        let pending = Pending { charge, ..self.pending(key, header, Some(gather)) };
         let whole = self.expect(key, connection, pending);
         let mut asked = Vec::new();
         for (at, shard) in shards.iter().enumerate() {

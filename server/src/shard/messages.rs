@@ -54,6 +54,7 @@ impl ShardServer {
 
     fn hear(&mut self, from: ShardId, message: Message) {
         match message {
+            Message::Connection(..) if self.is_out_of_room() => self.counts.connections_refused += 1,
             Message::Connection(socket, greeting) => {
                 let mut connection = Box::new(Connection::new(socket, Stage::Open));
                 connection.client_name.clone_from(&greeting.client_name);

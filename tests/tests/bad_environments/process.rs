@@ -1,0 +1,155 @@
+//! The program as a process in a directory of its own: started, asked, killed; knows no claim that is tested.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The program, built once.
+pub(crate) fn program() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "coulee-cli", "--target-dir"])
+            .arg(&folder)
+            .status();
+        assert!(built.unwrap().success(), "the program is built");
+        folder.join("debug/coulee")
+    })
+}
+
+/// A directory that goes with its owner.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        // Not the system's temporary directory, which may lie in memory: no direct I/O there.
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folder = root.join(format!("environment-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub(crate) fn at(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A test that fails while a broker of its still writes leaves it there.
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) exit: i32,
+    pub(crate) out: String,
+    pub(crate) error: String,
+}
+
+impl Told {
+    /// Checks the form of an error: its code and what it says first, a hint and the page behind; nothing on stdout.
+    pub(crate) fn is_error(&self, exit: i32, code: u16, says: &[&str]) {
+        assert_eq!(self.exit, exit, "{self:?}");
+        assert_eq!(self.out, "", "{self:?}");
+        assert!(self.error.contains(&format!("error[E{code}]: ")), "{self:?}");
+        assert!(self.error.contains("\n  hint: "), "{self:?}");
+        assert!(self.error.contains(&format!("\n  docs: docs/errors.md#e{code}\n")), "{self:?}");
+        for part in says {
+            assert!(self.error.contains(part), "{part:?} is not said: {self:?}");
+        }
+    }
+
+    pub(crate) fn is_good(&self) -> &Self {
+        assert_eq!(self.exit, 0, "{self:?}");
+        self
+    }
+}
+
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(mut command: Command, input: &[u8]) -> Told {
+    let mut child = command.spawn().unwrap();
+    // What reads nothing may have closed it.
+    let _is_taken = child.stdin.take().unwrap().write_all(input).is_ok();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Told { exit: output.status.code().unwrap(), out: text(output.stdout), error: text(output.stderr) }
+}
+
+/// Runs the program, without input.
+pub(crate) fn tell(arguments: &[&str]) -> Told {
+    run(command(arguments), b"")
+}
+
+/// Tries to start a broker on `dir`, which it refuses.
+pub(crate) fn refused(dir: &str, more: &[&str]) -> Told {
+    tell(&[&["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--data-dir", dir], more].concat())
+}
+
+/// A broker that is ready.
+pub(crate) struct Broker {
+    child: Child,
+    log: ChildStderr,
+    pub(crate) address: String,
+}
+
+impl Broker {
+    pub(crate) fn start(dir: &str) -> Self {
+        // No files are zeroed ahead: they would fill small filesystems.
+        let fixed = ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--set", "pool.bytes=0"];
+        let mut child = command(&[&fixed[..], &["--log-format", "json", "--data-dir", dir]].concat()).spawn().unwrap();
+        let (mut log, mut line) = (child.stderr.take().unwrap(), String::new());
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("\"native\":\"").nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned);
+        let address = address.unwrap_or_else(|| {
+            let mut said = String::new();
+            log.read_to_string(&mut said).unwrap();
+            panic!("the broker is not ready: {line}{said}")
+        });
+        Self { child, log, address }
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs a command against it.
+    pub(crate) fn tell(&self, arguments: &[&str]) -> Told {
+        self.tell_with(arguments, b"")
+    }
+
+    pub(crate) fn tell_with(&self, arguments: &[&str], input: &[u8]) -> Told {
+        run(command(&[arguments, &["--address", &self.address]].concat()), input)
+    }
+
+    /// Kills it with SIGKILL; what it has logged.
+    pub(crate) fn kill(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let mut said = String::new();
+        self.log.read_to_string(&mut said).unwrap();
+        said
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
