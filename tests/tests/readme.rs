@@ -159,3 +159,27 @@ fn the_rust_of_the_readme_is_that_of_the_examples_and_runs() {
     assert_eq!((printed[0].lines().count(), printed[1].as_str()), (10, consumed.as_str()));
     drop(broker.stop());
 }
+
+/// Runs the demo with fewer events. Gives its exit code and what it printed.
+fn demo(variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let folder = Folder::new();
+    let mut command = Command::new("python3");
+    command.arg(workspace().join(".ci/demo.py")).env("COULEE", program()).env("TMPDIR", folder.path());
+    command.env("DEMO_EVENTS", "20000").envs(variables.iter().copied());
+    let output = command.output().expect("python3 is there");
+    (output.status.code(), text(output.stdout) + &text(output.stderr))
+}
+
+#[test]
+fn the_demo_proves_what_it_says() {
+    let (code, printed) = demo(&[]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("acknowledged events are there, once and in order\n"), "{printed}");
+}
+
+#[test]
+fn the_demo_fails_and_names_what_is_missing_when_a_segment_is_deleted() {
+    let (code, printed) = demo(&[("DEMO_DELETE_SEGMENT", "1")]);
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains(" acknowledged events are missing\n  partition "), "{printed}");
+}
