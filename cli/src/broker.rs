@@ -44,7 +44,10 @@ impl Broker {
 
 /// Starts a broker. When this returns, its listeners are up.
 pub(crate) fn start(config: &Config) -> Result<Broker, Failure> {
-    coulee_server::start(config).map(Broker).map_err(|error| refused(&error))
+    coulee_server::start(config).map(Broker).map_err(|error| match error.cause() {
+        StartCause::AddressTaken | StartCause::MachineUnfit => refused(&error),
+        _ => refused(&error).note(format!("data directory: {}", config.data_dir.display())),
+    })
 }
 
 /// A start that was refused, with its code and what to do about it.

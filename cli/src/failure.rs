@@ -105,7 +105,8 @@ impl Failure {
             let lowered = first.to_lowercase();
             message.replace_range(..1, &lowered);
         }
-        if !refusal.detail.is_empty() {
+        // A detail that only repeats the meaning of the code says nothing more.
+        if !refusal.detail.is_empty() && refusal.detail != refusal.message {
             let _infallible = write!(message, ": {}", refusal.detail);
         }
         let known = refusal.code().map(|code| Self::coded(code, message.clone()));
@@ -259,7 +260,9 @@ pub(crate) fn unreadable(path: &str, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => Exit::Denied,
         _ => Exit::Failed,
     };
-    Failure::local(LocalCode::FileUnreadable, format!("{path} can't be read: {error}")).exit(exit)
+    Failure::local(LocalCode::FileUnreadable, format!("{path} can't be read: {error}"))
+        .hint("check the path, and who may read the file")
+        .exit(exit)
 }
 
 fn exit_of_local(code: LocalCode) -> Exit {

@@ -343,7 +343,10 @@ impl Core {
     async fn find_route(&self, partition: u32) -> bool {
         let Ok(topic) = self.options.client.topic(&self.options.topic).await else { return false };
         lock(&self.accumulator).grow(topic.partition_count());
-        if partition_of(&topic, partition).is_err() {
+        if let Err(error) = partition_of(&topic, partition) {
+            if let AdminError::Refused(refusal) = error {
+                lock(&self.accumulator).blame(partition, refusal);
+            }
             self.options.client.forget_topic(&self.options.topic);
             return false;
         }

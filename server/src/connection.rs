@@ -191,3 +191,78 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Means;
+    use coulee_core::block::BlockPool;
+    use coulee_core::shard::budget::{BUDGET_BYTES_MIN, Budget, ClientId};
+    use coulee_protocol::frame::FrameHeader;
+    use coulee_protocol::limits::FRAME_BYTES_MAX;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    fn connection() -> Connection {
+        let (own, _) = UnixStream::pair().unwrap();
+        Connection::new(Socket::from_fd(OwnedFd::from(own)), Stage::Open)
+    }
+
+    /// Receives the beginning of a large frame.
+    fn begin_large(connection: &mut Connection, budget: &mut Budget) {
+        let pool = BlockPool::new(0);
+        let mut means = Means { pool: &pool, budget, client: ClientId(1), frame_bytes_max: FRAME_BYTES_MAX };
+        let mut buffer = connection.input.buffer(&pool);
+        buffer.extend(&FrameHeader::request(2, 1, 1, 14, 8 << 20).encode());
+        let received = buffer.len();
+        connection.input.cut(&mut means, buffer, received, &mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_frame_that_waits_for_the_budget_has_its_whole_time_when_it_goes_on() {
+        let (mut connection, mut budget, mut held) = (connection(), Budget::new(BUDGET_BYTES_MIN), Vec::new());
+        while let Some(reservation) = budget.reserve(ClientId(held.len() as u64 + 7), 8 << 20) {
+            held.push(reservation);
+        }
+        begin_large(&mut connection, &mut budget);
+        assert!(connection.input.is_paused());
+        assert_eq!(connection.waits_for(), None, "it is the broker that waits");
+        held.into_iter().for_each(|reservation| budget.release(reservation));
+        let pool = BlockPool::new(0);
+        let mut means =
+            Means { pool: &pool, budget: &mut budget, client: ClientId(1), frame_bytes_max: FRAME_BYTES_MAX };
+        connection.input.resume(&mut means, &mut Vec::new()).unwrap();
+        let wait = connection.waits_for().unwrap();
+        assert_eq!(wait, WaitFor::Frame(0));
+        let watch = connection.watch(wait, 1_000);
+        assert_eq!(watch.deadline_ms, 1_000 + FRAME_PERIOD_MS);
+        assert!(connection.has_failed(&watch), "nothing has come since");
+    }
+
+    #[test]
+    fn answers_that_are_being_read_count_before_they_are_there() {
+        let mut connection = connection();
+        let fetch = Charge { bytes: 65, answer_bytes: 11 << 20, large: true };
+        let taken = (0..IN_FLIGHT_LARGE_MAX)
+            .take_while(|_| {
+                let is_taken = !connection.is_full(false);
+                connection.charge(fetch);
+                is_taken
+            })
+            .count();
+        assert_eq!(taken, 3, "32 MiB hold no more of them");
+    }
+
+    #[test]
+    fn on_a_crowded_shard_a_connection_has_one_answer_at_a_time_and_fetches_that_wait_hold_nothing_up() {
+        let mut connection = connection();
+        let waiting = Charge { bytes: 65, answer_bytes: 0, large: true };
+        connection.charge(waiting);
+        assert!(!connection.is_full(true));
+        let fetch = Charge { bytes: 65, answer_bytes: 100, large: true };
+        connection.charge(fetch);
+        assert!(connection.is_full(true) && !connection.is_full(false));
+        connection.discharge(fetch);
+        assert!(!connection.is_full(true));
+    }
+}

@@ -32,8 +32,12 @@ pub(crate) const SPARE_BUFFER_BYTES_MAX: usize = 256 << 10;
 pub(crate) const CYCLE_MESSAGES_MAX: usize = 1_024;
 /// Messages to one shard that wait for room in the mesh; above it no connection is read.
 pub(crate) const OUTBOX_MESSAGES_MAX: usize = 4_096;
-/// Connections that a shard accepts in one cycle.
-pub(crate) const CYCLE_ACCEPTS_MAX: usize = 64;
+/// Connections that a shard accepts in one cycle: a crowd that comes at once does not keep acks waiting.
+pub(crate) const CYCLE_ACCEPTS_MAX: usize = 16;
+/// Connections that a shard closes in one cycle because their time is over.
+pub(crate) const CYCLE_DEADLINES_MAX: usize = 16;
+/// Connections that have their turn in one cycle.
+pub(crate) const CYCLE_TURNS_MAX: usize = 256;
 
 /// A connection has to say Hello within this time, in milliseconds.
 pub(crate) const HELLO_WAIT_MS: u64 = 5_000;

@@ -127,6 +127,8 @@ struct Lane {
     not_before: Duration,
     timer: Option<Duration>,
     backoff: Backoff,
+    /// Why nothing got through since something last did: what waits too long behind it is told so.
+    refusal: Option<Refusal>,
 }
 
 impl Lane {
@@ -260,7 +262,8 @@ impl Accumulator {
             let lane = &mut self.lanes[partition as usize];
             let batch = lane.sealed.pop_front().expect("a lane that may send has a batch");
             if now >= batch.began + self.rules.delivery_timeout {
-                self.decide(batch, Err(DeliveryError::Undelivered));
+                let refusal = lane.refusal.clone();
+                self.decide(batch, Err(not_written(refusal)));
             } else {
                 lane.flying.push_back(Flying { id: batch.id, state: FlyingState::InFlight });
                 self.look_at(partition, now);
@@ -293,24 +296,33 @@ impl Accumulator {
         self.look_at(partition, now);
     }
 
+    /// The broker says why the lane's partition takes nothing.
+    pub(crate) fn blame(&mut self, partition: u32, refusal: Refusal) {
+        self.lanes[partition as usize].refusal = Some(refusal);
+    }
+
     /// A batch in flight has ended.
     pub(crate) fn land(&mut self, partition: u32, mut batch: Batch, landing: Landing, (now, chance): (Duration, u64)) {
         let is_late = now >= batch.began + self.rules.delivery_timeout;
         let id = batch.id;
         let state = match landing {
             Landing::Written(base) => {
-                self.lanes[partition as usize].backoff.succeeded();
+                let lane = &mut self.lanes[partition as usize];
+                lane.backoff.succeeded();
+                lane.refusal = None;
                 self.recycle(std::mem::replace(&mut batch.content, Content::Built(Bytes::new())));
                 self.decide(batch, Ok(base));
                 FlyingState::Landed(true)
             }
             Landing::Failed(Verdict::Repeat(refusal)) if is_late => {
+                self.lanes[partition as usize].refusal.clone_from(&refusal);
                 self.decide(batch, Err(not_written(refusal)));
                 FlyingState::Landed(false)
             }
             Landing::Failed(Verdict::Repeat(refusal)) => {
                 let lane = &mut self.lanes[partition as usize];
                 lane.not_before = lane.not_before.max(now + lane.backoff.failed(chance));
+                lane.refusal.clone_from(&refusal);
                 FlyingState::Failed(batch, refusal)
             }
             Landing::Failed(Verdict::NotWritten(refusal)) => {

@@ -3,7 +3,10 @@
 use super::{Phase, ShardServer, token_of};
 use crate::connection::{Connection, Stage};
 use crate::input::{Frame, Means};
-use crate::limits::{CONNECTION_CYCLE_BYTES, CONNECTION_CYCLE_FRAMES, OUTBOX_MESSAGES_MAX, READ_BYTES_MIN};
+use crate::limits::{
+    CONNECTION_CYCLE_BYTES, CONNECTION_CYCLE_FRAMES, CYCLE_DEADLINES_MAX, CYCLE_TURNS_MAX, OUTBOX_MESSAGES_MAX,
+    READ_BYTES_MIN,
+};
 use crate::slab::Key;
 use coulee_core::shard::budget::{ClientId, Reservation};
 use coulee_io::net::{Socket, Transfer};
@@ -125,7 +128,7 @@ impl ShardServer {
             // What these connections bring might have to be passed on: let the other shards catch up.
             return false;
         }
-        let turns = self.queue.len();
+        let turns = self.queue.len().min(CYCLE_TURNS_MAX);
         for _ in 0..turns {
             let Some(key) = self.queue.pop_front() else { break };
             let Some(mut connection) = self.take_out(key) else { continue };
@@ -342,7 +345,9 @@ impl ShardServer {
             self.accept();
         }
         let mut worked = false;
-        while let Some((deadline, key)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now_ms) {
+        for _ in 0..CYCLE_DEADLINES_MAX {
+            let due = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now_ms);
+            let Some((deadline, key)) = due else { break };
             worked = true;
             self.deadlines.remove(&(deadline, key));
             let Some(mut connection) = self.take_out(key) else { continue };

@@ -9,7 +9,7 @@
 //! * `adverse ROUNDS`: p99 of an open-loop producer, alone and beside clients that behave badly.
 
 use std::error::Error;
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -140,15 +140,13 @@ fn restart(binary: &Path, dir: &Path, flags: &[String], gib: usize) -> Outcome<(
             wire.produce(place, &wire::batch(64 << 10, 100)?)?;
             let cache = if cold { "cold" } else { "warm" };
             println!("{cache}: ready in {:?}, {log_bytes} bytes of log, {}", broker.started_in, broker.memory()?);
-            let mut file = TcpStream::connect(&broker.address)?;
-            file.write_all(&wire::hello_frame(None))?;
             broker.kill()?;
         }
     }
     Ok(())
 }
 
-/// Writes `gib` GiB into the partitions in turn, and kills the broker while more is under way.
+/// Writes `gib` GiB into the partitions in turn, and kills the broker after the last ack.
 fn fill(binary: &Path, dir: &Path, flags: &[String], gib: usize, partitions: usize) -> Outcome<u64> {
     let broker = Broker::start(binary, dir, flags)?;
     let mut wire = Wire::open(&broker.address, None)?;

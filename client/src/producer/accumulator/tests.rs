@@ -171,6 +171,21 @@ fn nothing_is_repeated_for_longer_than_the_delivery_timeout() {
 }
 
 #[test]
+fn what_waits_too_long_behind_a_refused_batch_is_told_why() {
+    let mut accumulator = accumulator(Rules { linger: Duration::ZERO, ..RULES });
+    let first = push(&mut accumulator, MS);
+    let batch = expect_sent(&mut accumulator, MS);
+    let waiting = push(&mut accumulator, MS);
+    let late = RULES.delivery_timeout + 2 * MS;
+    accumulator.land(0, batch, repeat(), (late, 0));
+    assert!(sent(&mut accumulator, late + Duration::from_secs(60)).is_none());
+    let refusal = Refusal::of_code(ErrorCode::Overloaded.code());
+    for record in [first, waiting] {
+        assert_eq!(outcome(&record), Some(Err(DeliveryError::NotWritten { refusal: refusal.clone() })));
+    }
+}
+
+#[test]
 fn a_parked_lane_keeps_its_order_and_goes_on_after_its_pause() {
     let mut accumulator = accumulator(Rules { linger: Duration::ZERO, batch_records_max: 1, ..RULES });
     push(&mut accumulator, MS);
