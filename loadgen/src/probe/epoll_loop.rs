@@ -29,6 +29,8 @@ struct Peer {
     acker: Acker,
     scanner: Scanner,
     readable: bool,
+    /// The other side has closed: the end may come right behind bytes, without an event of its own.
+    is_ending: bool,
     is_open: bool,
 }
 
@@ -91,10 +93,10 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
     let mut peers = Vec::new();
     for (at, stream) in streams.into_iter().enumerate() {
         stream.set_nonblocking(true).map_err(Fault::machine("a socket that does not wait"))?;
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&poll, &stream, epoll::EventData::new_u64(at as u64), flags).map_err(machine)?;
         let acker = Acker::new(stream, records);
-        peers.push(Peer { acker, scanner: Scanner::default(), readable: true, is_open: true });
+        peers.push(Peer { acker, scanner: Scanner::default(), readable: true, is_ending: false, is_open: true });
     }
     let mut state = Loop {
         peers,
@@ -106,7 +108,7 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
         is_syncing: false,
     };
     let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
-    while state.peers.iter().any(|peer| peer.is_open) {
+    loop {
         state.read_and_write()?;
         if !syncs {
             let written = std::mem::take(&mut state.written);
@@ -116,11 +118,15 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
             state.is_syncing = true;
             syncer.order();
         }
+        if state.peers.iter().all(|peer| !peer.is_open) {
+            break;
+        }
         let more = state.peers.iter().any(|peer| peer.readable && peer.is_open);
         let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         events.clear();
         epoll::wait(&poll, spare_capacity(&mut events), more.then_some(&none)).map_err(machine)?;
         for event in &events {
+            let flags = event.flags;
             match event.data.u64() as usize {
                 at if at == synced => {
                     rustix::io::read(&*syncer.done, &mut [0_u8; 8]).map_err(machine)?;
@@ -130,6 +136,7 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
                 }
                 at => {
                     state.peers[at].readable = true;
+                    state.peers[at].is_ending |= flags.contains(epoll::EventFlags::RDHUP);
                     state.peers[at].acker.flush()?;
                 }
             }
@@ -151,7 +158,7 @@ impl Loop {
             match peer.acker.stream.read(room) {
                 Ok(0) => peer.is_open = false,
                 Ok(count) => {
-                    peer.readable = count == wanted;
+                    peer.readable = count == wanted || peer.is_ending;
                     let written = &mut self.written;
                     peer.scanner.scan(&room[..count], |correlation| written.push((at, correlation)));
                     filled += count;
