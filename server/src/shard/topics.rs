@@ -172,11 +172,8 @@ impl ShardServer {
     fn change(&mut self, key: Key, connection: &mut Connection, header: FrameHeader, change: Change) {
         let pending = self.pending(key, header, None);
         let request = self.expect(key, connection, pending);
-        if self.parts.controller.is_some() {
-            self.control(coulee_core::controller::Event::Change(request, change));
-        } else {
-            self.send_to(ShardId(0), Message::Change(request, change));
-        }
+        // As a message on shard 0 too: the controller may refuse at once, and this connection is not in its place.
+        self.send_to(ShardId(0), Message::Change(request, change));
     }
 
     pub(super) fn describe_topic(
@@ -232,7 +229,12 @@ impl ShardServer {
         let whole = self.expect(key, connection, pending);
         for shard in 0..shards {
             let part = self.expect_answer(Asker::Part { whole, at: usize::from(shard) });
-            self.ask(ShardId(shard), part, Question::Stats);
+            if ShardId(shard) == self.id() {
+                // Known at once, and on one shard all there is, while this connection is not in its place.
+                self.send_to(ShardId(shard), Message::Ask(part, Question::Stats));
+            } else {
+                self.ask(ShardId(shard), part, Question::Stats);
+            }
         }
         Ok(())
     }
