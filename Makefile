@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: test fmt lint doc unit loom bench fuzz measure golden corpus
+.PHONY: test fmt lint doc unit crash loom bench fuzz measure golden corpus
 
 test: ## everything CI runs, each part with its time
 	@bash .ci/test
@@ -18,7 +18,11 @@ doc: ## rustdoc, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 unit: ## all tests of all crates
+	$(CARGO) build -p coulee-cli --profile test --locked
 	$(CARGO) test --workspace --locked
+
+crash: ## 100 rounds of kill -9 under load, then 100 power cuts, and a broker without syncs that has to be noticed
+	@bash .ci/crash
 
 loom: ## the mesh in every interleaving, and two broken ones that have to be noticed
 	@bash .ci/loom

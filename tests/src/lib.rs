@@ -1,4 +1,6 @@
 //! Holds what the proofs in `tests/tests` share: the tidy rules, fuzz bodies, disks, brokers; refuses product code.
 
+pub mod broker;
 pub mod fuzz;
 pub mod tidy;
+pub mod wire;
