@@ -1,6 +1,6 @@
 //! What each client was told of each record, and whether the log agrees; knows no broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 /// Who sent a record, and its number among that client's.
@@ -50,7 +50,7 @@ pub(crate) struct Ledger {
     /// What was read of each partition, and agreed with what was told.
     read: Vec<Vec<Number>>,
     /// What was sent since, in order: by client and partition.
-    sent: BTreeMap<(u32, u32), Vec<Sent>>,
+    sent: BTreeMap<(u32, u32), VecDeque<Sent>>,
     next_sequence: BTreeMap<u32, u64>,
     acknowledged: u64,
     found: u64,
@@ -88,7 +88,7 @@ impl Ledger {
         for sent in sent {
             assert_eq!(sent.number.sequence, self.next_sequence(client));
             self.next_sequence.insert(client, sent.number.sequence + 1);
-            self.sent.entry((client, sent.partition)).or_default().push(sent);
+            self.sent.entry((client, sent.partition)).or_default().push_back(sent);
         }
     }
 
@@ -104,7 +104,7 @@ impl Ledger {
                 let at =
                     at.unwrap_or_else(|| panic!("{place}, offset {offset}: twice, or out of order, or never sent"));
                 queue.drain(..at).for_each(|missing| self.is_gone(missing));
-                match queue.remove(0).told {
+                match queue.pop_front().expect("it was found there").told {
                     Told::Acknowledged(told) => {
                         assert_eq!(told, offset, "{place}: another offset than the acknowledged one");
                         self.acknowledged += 1;

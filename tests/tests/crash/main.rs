@@ -3,6 +3,8 @@
 //! The program may be one that keeps writes in memory until a sync (`make crash`): then kill -9 is a power cut.
 //! `COULEE_CRASH_ROUNDS`, `COULEE_CRASH_SEED` and `COULEE_CRASH_DURABILITY` change what is run.
 
+#![allow(clippy::unwrap_used, reason = "what the tests share fails as they do")]
+
 mod ledger;
 mod load;
 
@@ -69,7 +71,7 @@ impl Run {
     /// Checks what the last round has left, puts load on the broker, and kills it.
     fn round(&mut self, broker: Broker) -> Broker {
         self.check(&broker, false);
-        let load = Load::start(broker.address(), &mut self.ledger, &mut self.chance);
+        let load = Load::start(broker.address(), &self.ledger, &mut self.chance);
         self.chance.moment(LIFE_US_MAX);
         let folder = broker.kill();
         load.finish(&mut self.ledger);

@@ -1,5 +1,7 @@
 //! Whole brokers: the program, real sockets, real files; what they are made of is tested beside it.
 
+#![allow(clippy::unwrap_used, reason = "what the tests share fails as they do")]
+
 mod clients;
 mod lives;
 mod mutations;
