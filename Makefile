@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test fmt lint doc unit loom bench fuzz measure golden corpus
+.PHONY: demo test fmt lint doc unit crash loom bench fuzz measure golden corpus
 
 demo: ## a broker, 500,000 events, kill -9, and the proof that nothing acknowledged is gone
 	$(CARGO) build --release --locked -p coulee-cli
@@ -24,6 +24,9 @@ doc: ## rustdoc, warnings are errors
 unit: ## all tests of all crates
 	$(CARGO) build -p coulee-cli --profile test --locked
 	$(CARGO) test --workspace --locked
+
+crash: ## 100 rounds of kill -9 under load, then 100 power cuts, and a broker without syncs that has to be noticed
+	@bash .ci/crash
 
 loom: ## the mesh in every interleaving, and two broken ones that have to be noticed
 	@bash .ci/loom

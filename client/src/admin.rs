@@ -12,8 +12,9 @@ use coulee_protocol::api::topics::{Durability, check_topic_name, v1 as topics};
 use coulee_protocol::api::{ApiKey, BodyError, text};
 use coulee_protocol::ids::{ShardId, TopicId};
 use coulee_protocol::limits::FETCH_PARTITIONS_MAX;
+use tokio::time::sleep;
 
-use crate::client::Client;
+use crate::client::{Client, Tries};
 use crate::error::{AdminError, Refusal};
 use crate::topic::Topic;
 
@@ -340,15 +341,24 @@ impl Client {
         partitions: &[u32],
         spec: OffsetSpec,
     ) -> Result<Vec<ListedOffset>, AdminError> {
-        let result = self.list_offsets_once(topic, partitions, spec).await;
-        // Once more with fresh metadata: a topic that was deleted and made again has other uids.
-        match &result {
-            Err(error) if error.code().is_some_and(crate::retry::is_of_stale_metadata) => {
-                self.forget_topic(topic);
-                self.list_offsets_once(topic, partitions, spec).await
+        let mut tries = Tries::new(self);
+        let error = loop {
+            let error = match self.list_offsets_once(topic, partitions, spec).await {
+                Ok(listed) => return Ok(listed),
+                Err(error) => error,
+            };
+            // What is known of its partitions is old: they are being opened, or the topic was made anew.
+            self.forget_topic(topic);
+            match tries.pause(self, error) {
+                Ok(pause) => sleep(pause).await,
+                Err(error) => break error,
             }
-            _ => result,
+        };
+        // Once more with fresh metadata: a topic that was deleted and made again has other uids.
+        if error.code().is_some_and(crate::retry::is_of_stale_metadata) {
+            return self.list_offsets_once(topic, partitions, spec).await;
         }
+        Err(error)
     }
 
     async fn list_offsets_once(

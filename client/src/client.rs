@@ -151,6 +151,28 @@ impl ClientBuilder {
     }
 }
 
+/// Tries of what is refused *inside* of an answer: a broker that has just started knows its topics before it has opened
+/// all partitions.
+#[derive(Debug)]
+pub(crate) struct Tries {
+    backoff: Backoff,
+    deadline: Instant,
+}
+
+impl Tries {
+    pub(crate) fn new(client: &Client) -> Self {
+        Self { backoff: Backoff::default(), deadline: Instant::now() + client.request_timeout() }
+    }
+
+    /// How long to wait before the next try; the error, if another one does not help or comes too late.
+    pub(crate) fn pause(&mut self, client: &Client, error: AdminError) -> Result<Duration, AdminError> {
+        let passes =
+            matches!(&error, AdminError::Refused(refusal) if refusal.code().is_some_and(retry::passes_by_itself));
+        let pause = self.backoff.failed(client.chance());
+        if passes && Instant::now() + pause < self.deadline { Ok(pause) } else { Err(error) }
+    }
+}
+
 impl Client {
     /// A client that is still to be configured.
     #[must_use]
@@ -221,20 +243,29 @@ impl Client {
         if let Some(topic) = self.known_topic(name) {
             return Ok(topic);
         }
+        let mut tries = Tries::new(self);
+        let topic = loop {
+            match self.look_up(name).await {
+                Ok(topic) => break Arc::new(topic),
+                Err(error) => sleep(tries.pause(self, error)?).await,
+            }
+        };
+        let known = Known { topic: topic.clone(), since: Instant::now(), is_stale: false };
+        lock(&self.shared.topics).insert(name.to_owned(), known);
+        Ok(topic)
+    }
+
+    /// Asks for the topic once.
+    async fn look_up(&self, name: &str) -> Result<Topic, AdminError> {
         let names = vec![metadata::TopicName { name: name.as_bytes().to_vec() }];
         let request = metadata::Request { topics: names, flags: metadata::FLAG_INCLUDE_INTERNAL };
         let response: metadata::Response = self.read(ApiKey::Metadata, &request).await?;
         let unknown = || coulee_protocol::error::ErrorCode::UnknownTopicOrPartition.code();
-        let Some(found) = response.topics.into_iter().find(|topic| topic.name == name.as_bytes()) else {
-            return Err(AdminError::Refused(Refusal::of_code(unknown())));
-        };
-        if found.error != 0 {
-            return Err(AdminError::Refused(Refusal::of_code(found.error)));
+        let found = response.topics.into_iter().find(|topic| topic.name == name.as_bytes());
+        match found {
+            Some(topic) if topic.error == 0 => Topic::read(topic).map_err(AdminError::Unreadable),
+            found => Err(AdminError::Refused(Refusal::of_code(found.map_or_else(unknown, |topic| topic.error)))),
         }
-        let topic = Arc::new(Topic::read(found).map_err(AdminError::Unreadable)?);
-        let known = Known { topic: topic.clone(), since: Instant::now(), is_stale: false };
-        lock(&self.shared.topics).insert(name.to_owned(), known);
-        Ok(topic)
     }
 
     /// What is known of the topic right now, if it is fresh.

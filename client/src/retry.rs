@@ -60,7 +60,7 @@ pub(crate) fn is_of_stale_metadata(code: ErrorCode) -> bool {
 }
 
 /// Whether waiting alone may help.
-fn passes_by_itself(code: ErrorCode) -> bool {
+pub(crate) fn passes_by_itself(code: ErrorCode) -> bool {
     use ErrorCode as Code;
     matches!(
         code,

@@ -202,6 +202,7 @@ impl ShardServer {
             worked |= self.look_after_deadlines();
             self.send_answers();
             self.send_messages();
+            // Stopping begins with a command to the core, which has to be carried out before the shard may sleep.
             worked |= self.obey();
             self.submit();
             self.counts.cycle(coulee_io::clock::monotonic_us() - began_us);
@@ -234,6 +235,10 @@ impl ShardServer {
 
     /// Waits for a completion, a message or the next deadline.
     async fn sleep(&self) {
+        if self.outbox.iter().any(|messages| !messages.is_empty()) {
+            // The mesh had no room for them, and nobody says when it has.
+            return;
+        }
         let now_ms = self.now().monotonic_ms;
         let own = self.deadlines.first().map(|(deadline, _)| *deadline);
         let phase = match self.phase {
@@ -293,7 +298,7 @@ impl ShardServer {
         self.accept_at_ms = Some(self.now().monotonic_ms + ACCEPT_PAUSE_MS * u64::from(self.is_out_of_room()));
     }
 
-    /// Looks for what the process wants: to stop. Says whether that gave the core something to do.
+    /// Looks for what the process wants: to stop. Whether it has just begun to.
     fn obey(&mut self) -> bool {
         let now_ms = self.now().monotonic_ms;
         let begins = self.phase == Phase::Running && self.parts.control.is_stopping();

@@ -259,8 +259,17 @@ impl Broker {
     /// # Panics
     /// If it ends with an error.
     #[must_use]
-    pub fn stop(mut self) -> Folder {
-        self.process.terminate();
+    pub fn stop(self) -> Folder {
+        self.terminate();
+        self.end()
+    }
+
+    /// Waits for the end after [`Broker::terminate`], which has to be a good one; gives what is left.
+    ///
+    /// # Panics
+    /// If it ends with an error.
+    #[must_use]
+    pub fn end(mut self) -> Folder {
         let ended = self.process.wait();
         assert_eq!(ended.status.code(), Some(0), "signal {:?}\n{}", ended.status.signal(), ended.log);
         self.folder

@@ -3,3 +3,4 @@
 pub mod broker;
 pub mod fuzz;
 pub mod tidy;
+pub mod wire;

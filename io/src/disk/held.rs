@@ -13,6 +13,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+/// Stands in programs that hold writes back, so that they can be told from others.
+#[used]
+static MUTATION: &str = "writes_wait_for_sync";
+
 /// What is held of one file.
 pub(super) struct Held {
     /// Keeps the file, so that no other gets its inode number.

@@ -161,6 +161,12 @@ impl ShardServer {
         self.view.catalog().shard_of(uid, self.shards()).unwrap_or_else(|| self.id())
     }
 
+    /// Refuses a request for a partition that may be known once the catalog has been read.
+    fn check_known(&self, uid: PartitionUid) -> Result<(), Refusal> {
+        let known = self.view.is_settled() || self.view.catalog().shard_of(uid, self.shards()).is_some();
+        known.then_some(()).ok_or_else(|| Refusal::new(ErrorCode::Recovering, "the catalog is being read"))
+    }
+
     fn produce(&mut self, key: Key, connection: &mut Connection, frame: Frame) -> Result<(), Refusal> {
         let Frame { header, body, batches, reservation } = frame;
         let request = match open::<produce::v1::Request>(&body) {
@@ -173,6 +179,12 @@ impl ShardServer {
         let partition = PartitionUid(request.partition_uid.to_native());
         let acks = if request.acks == produce::v1::ACKS_NONE { Acks::None } else { Acks::Acknowledged };
         self.counts.produce_requests += 1;
+        if acks == Acks::Acknowledged
+            && let Err(refusal) = self.check_known(partition)
+        {
+            reservation.into_iter().for_each(|reservation| self.budget.release(reservation));
+            return Err(refusal);
+        }
         let pending = Pending { reservation, ..self.pending(key, header, None) };
         // Without an answer nothing is kept of the request; its memory is the core's.
         let request = match acks {
@@ -205,6 +217,7 @@ impl ShardServer {
             bytes_max: part.max_bytes.to_native() as usize,
         };
         let parts: Vec<FetchPart> = request.partitions.iter().map(part).collect();
+        parts.iter().try_for_each(|part| self.check_known(part.partition))?;
         let wait_ms = request.max_wait_ms.to_native().min(FETCH_WAIT_MS_MAX);
         let bytes_min = request.min_bytes.to_native() as usize;
         let owners: Vec<ShardId> = parts.iter().map(|part| self.owner(part.partition)).collect();
@@ -291,6 +304,7 @@ impl ShardServer {
                 (PartitionUid(part.partition_uid.to_native()), query)
             })
             .collect();
+        asked.iter().try_for_each(|(uid, _)| self.check_known(*uid))?;
         let place = |(uid, _): &(PartitionUid, OffsetQuery)| ResponsePartition {
             partition_uid: uid.0,
             offset: list_offsets::v1::NO_OFFSET,

@@ -2,6 +2,8 @@
 //!
 //! What needs root is skipped without it, and says so: `SKIPPED` lines are counted by whoever runs the gate.
 
+#![allow(clippy::unwrap_used, reason = "what the tests share fails as they do")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
