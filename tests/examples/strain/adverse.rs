@@ -84,11 +84,12 @@ fn measure(address: &str, place: Place, window: Duration) -> Outcome<Vec<Duratio
 }
 
 type Bad = JoinHandle<Outcome<String>>;
+/// Behaves badly until it is told to stop, and says what came of it.
+type Kind = fn(&str, &[Place], &AtomicBool) -> Outcome<String>;
 
 fn misbehave(address: &str, places: &[Place], stop: &Arc<AtomicBool>) -> Vec<Bad> {
-    let kinds: [fn(&str, &[Place], &AtomicBool) -> Outcome<String>; 5] =
-        [trickle, never_read, vanish, say_nothing, say_hello_only];
-    let start = |kind: fn(&str, &[Place], &AtomicBool) -> Outcome<String>| {
+    let kinds: [Kind; 5] = [trickle, never_read, vanish, say_nothing, say_hello_only];
+    let start = |kind: Kind| {
         let (address, places, stop) = (address.to_owned(), places.to_vec(), Arc::clone(stop));
         thread::spawn(move || kind(&address, &places, &stop))
     };
