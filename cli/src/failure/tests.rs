@@ -179,8 +179,8 @@ fn failures_of_this_machine_print_as_agreed() {
     check(
         unreadable("events.ndjson", &missing),
         Exit::NotFound,
-        "error[E2002]: events.ndjson can't be read: entity not found\n  hint: check the path, and who may read the file\n  \
-         docs: docs/errors.md#e2002\n",
+        "error[E2002]: events.ndjson can't be read: entity not found\n  \
+         hint: check the path, and who may read the file\n  docs: docs/errors.md#e2002\n",
     );
     assert_eq!(Stop::from(io::Error::from(io::ErrorKind::BrokenPipe)), Stop::PipeClosed);
     let full = Stop::from(io::Error::from(io::ErrorKind::StorageFull));

@@ -197,16 +197,20 @@ fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_room() {
     let there = held(&broker);
     assert!(there.len() >= 1_000 + done, "{} lines are there, 1000 and {done} were acknowledged", there.len());
     assert!(there.is_sorted(), "in the order in which they were sent");
-    // The disk stays full: the next write is refused as well, and what is there stays.
-    let told = broker.tell_with(&["produce", "filled", "--timeout", "2s"], &lines(200_000, 240_000));
-    told.is_error(5, 1_004, &["the disk is full", "make room"]);
+    // The disk stays full: of the next lines those few go in that the last segment has room for.
+    let told = broker.tell_with(&["produce", "filled", "--timeout", "2s", "-o", "json"], &lines(200_000, 240_000));
+    assert!(told.exit == 5 || told.exit == 7, "{told:?}");
+    assert!(told.error.contains("the disk is full"), "{told:?}");
+    let late = acknowledged(&told.out);
     fs::remove_file(mount.at("filler")).unwrap();
     broker.tell_with(&["produce", "filled"], &lines(300_000, 301_000)).is_good();
     broker.kill();
     let broker = Broker::start(&mount.at("data"));
     let after = held(&broker);
     assert_eq!(after[..there.len()], there, "what was there is there after a kill");
-    assert_eq!(after.iter().filter(|number| **number >= 300_000).count(), 1_000);
+    let between = |from, end| after.iter().filter(|number| (from..end).contains(*number)).count();
+    assert!(between(200_000, 240_000) >= late, "{late} of these were acknowledged");
+    assert_eq!(between(300_000, 301_000), 1_000);
 }
 
 #[test]
