@@ -284,6 +284,8 @@ impl Accumulator {
         assert!(last.is_some_and(|last| last.id == batch.id), "a batch is parked right after it was to be sent");
         lane.sealed.push_front(batch);
         lane.is_parked = true;
+        // What keeps it back now is another thing.
+        lane.refusal = None;
     }
 
     /// The lane may go on; if it did not get what it waited for, after a pause.

@@ -19,9 +19,6 @@ use crate::wire::{self, Place, Wire};
 const INTERVAL: Duration = Duration::from_millis(2);
 const WINDOW: Duration = Duration::from_secs(8);
 
-/// One way of using a broker badly until it is told to end; says what became of it.
-type Misuse = fn(&str, &[Place], &AtomicBool) -> Outcome<String>;
-
 pub(crate) fn run(binary: &Path, dir: &Path, flags: &[String], rounds: usize) -> Outcome<()> {
     let broker = Broker::start(binary, dir, flags)?;
     let mut wire = Wire::open(&broker.address, None)?;
@@ -87,10 +84,12 @@ fn measure(address: &str, place: Place, window: Duration) -> Outcome<Vec<Duratio
 }
 
 type Bad = JoinHandle<Outcome<String>>;
+/// Behaves badly until it is told to stop, and says what came of it.
+type Kind = fn(&str, &[Place], &AtomicBool) -> Outcome<String>;
 
 fn misbehave(address: &str, places: &[Place], stop: &Arc<AtomicBool>) -> Vec<Bad> {
-    let kinds: [Misuse; 5] = [trickle, never_read, vanish, say_nothing, say_hello_only];
-    let start = |kind: fn(&str, &[Place], &AtomicBool) -> Outcome<String>| {
+    let kinds: [Kind; 5] = [trickle, never_read, vanish, say_nothing, say_hello_only];
+    let start = |kind: Kind| {
         let (address, places, stop) = (address.to_owned(), places.to_vec(), Arc::clone(stop));
         thread::spawn(move || kind(&address, &places, &stop))
     };
