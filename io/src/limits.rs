@@ -17,6 +17,8 @@ pub const IO_MEMORY_BYTES_MAX: usize = 1 << 20;
 pub const WATCHDOG_TICK_US: u64 = 5_000;
 /// Ticks without a shard awake after which the watchdog waits to be called.
 pub const WATCHDOG_QUIET_TICKS: u32 = 40;
+/// How often a shard that sleeps is nudged, in case that it has lost a wake-up.
+pub const SLEEP_NUDGE_US: u64 = 1_000_000;
 /// Nudges of one shard that gives no sign of life. Each one is a clone of a waker until the shard runs again, and
 /// glommio counts those in an `i16`.
 pub const NUDGES_MAX: u32 = 1_000;

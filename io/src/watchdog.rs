@@ -5,11 +5,14 @@
 //! comes for [`WATCHDOG_TICK_US`], its executor is nudged from outside, because glommio can park with tasks that want
 //! to run (docs/ARCHITECTURE.md, "glommio's traps", 1).
 //!
+//! A shard that sleeps is nudged once a second, too: glommio can lose the very wake-up that it sleeps for.
+//!
 //! Cost: a beat is two plain stores to lines that no other thread writes. The watchdog looks at one word a shard every
-//! 5 ms while one is awake; 200 ms after all have fallen asleep it waits in the kernel until the first one calls it.
+//! 5 ms while one is awake; 200 ms after all have fallen asleep it waits in the kernel until the first one calls it, or
+//! for a second. A nudge of a shard that has nothing to do costs it one empty cycle.
 
 use crate::clock::monotonic_us;
-use crate::limits::{NUDGES_MAX, WATCHDOG_QUIET_TICKS, WATCHDOG_TICK_US};
+use crate::limits::{NUDGES_MAX, SLEEP_NUDGE_US, WATCHDOG_QUIET_TICKS, WATCHDOG_TICK_US};
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -201,8 +204,12 @@ impl Vital {
     }
 
     fn nudge(&self) {
+        self.nudges.fetch_add(1, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(task) = &*self.task.lock().expect("no thread panics with the lock") {
-            self.nudges.fetch_add(1, Ordering::Relaxed);
             task.wake_by_ref();
         }
     }
@@ -213,6 +220,10 @@ impl Vital {
 struct Silence {
     since_us: u64,
     nudges: u32,
+    /// The sleep that was last seen, when it was last nudged, and how often.
+    sleep: u64,
+    slept_us: u64,
+    sleep_nudges: u32,
 }
 
 impl Shared {
@@ -237,10 +248,13 @@ impl Shared {
     fn look(&self, now_us: u64, silences: &mut [Silence]) -> bool {
         let mut is_one_awake = false;
         for (vital, silence) in self.vitals.iter().zip(silences) {
-            let Some(since_us) = vital.awake_since() else { continue };
+            let Some(since_us) = vital.awake_since() else {
+                self.nudge_sleeper(vital, silence, now_us);
+                continue;
+            };
             is_one_awake = true;
             if silence.since_us != since_us {
-                *silence = Silence { since_us, nudges: 0 };
+                *silence = Silence { since_us, nudges: 0, ..*silence };
             }
             if now_us.saturating_sub(since_us) >= WATCHDOG_TICK_US && silence.nudges < NUDGES_MAX {
                 silence.nudges += 1;
@@ -250,12 +264,28 @@ impl Shared {
         is_one_awake
     }
 
+    /// Wakes a shard that has slept for a while. One that has nothing to do sleeps on after an empty cycle, which
+    /// is another sleep: so nudges that do nothing are bounded here too.
+    fn nudge_sleeper(&self, vital: &Vital, silence: &mut Silence, now_us: u64) {
+        let sleep = vital.beat.load(Ordering::Relaxed);
+        if sleep != silence.sleep {
+            (silence.sleep, silence.slept_us, silence.sleep_nudges) = (sleep, now_us, 0);
+        } else if sleep > 1
+            && now_us.saturating_sub(silence.slept_us) >= SLEEP_NUDGE_US
+            && silence.sleep_nudges < NUDGES_MAX
+        {
+            silence.slept_us = now_us;
+            silence.sleep_nudges += 1;
+            vital.wake();
+        }
+    }
+
     /// Waits for the first shard that wakes. The same two steps on each side as in `wake`: no call is lost.
     fn park(&self) {
         self.is_parked.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.vitals.iter().all(|vital| vital.awake_since().is_none()) && !self.is_stopping.load(Ordering::Acquire) {
-            thread::park();
+            thread::park_timeout(Duration::from_micros(SLEEP_NUDGE_US));
         }
         self.is_parked.store(false, Ordering::Relaxed);
     }

@@ -148,6 +148,12 @@ pub struct Server {
     lock: DirLock,
 }
 
+/// Append buffers that a shard keeps for readers at its tail, at most: memory that is used again is much faster than
+/// memory that the system has just given out, and what has left the tail is one read away.
+const TAIL_BYTES_MAX: usize = 64 << 20;
+/// Free buffers that a shard keeps, at most.
+const BLOCKS_KEPT_BYTES_MAX: usize = 64 << 20;
+
 /// What a shard's thread starts from.
 struct Seed {
     id: ShardId,
@@ -259,10 +265,11 @@ fn prepare(seat: Seat, seed: Seed) -> Result<Option<ShardServer>, StartError> {
     let Seed { id, mut mesh, listener, directories, facts, config, control, news, up, go } = seed;
     let memory = usize::try_from(config.memory_shard_bytes).unwrap_or(usize::MAX);
     let ring = Ring::new(RingOptions::default()).map_err(StartError::Ring)?;
-    let pool = BlockPool::new(memory / 8);
+    let pool = BlockPool::new((memory / 8).min(BLOCKS_KEPT_BYTES_MAX));
     let disk = FileDisk::open(&config.data_dir, ring.clone(), pool.clone()).map_err(StartError::Dir)?;
     let sleeper = Sleeper::new(ring.eventfd().map_err(StartError::System)?);
-    let options = ShardOptions { id: id.0, tail_bytes: memory / 2, pool_bytes: config.pool_bytes };
+    let options =
+        ShardOptions { id: id.0, tail_bytes: (memory / 2).min(TAIL_BYTES_MAX), pool_bytes: config.pool_bytes };
     let core = ring.block_on(Shard::start(disk, pool.clone(), options)).map_err(StartError::System)?;
     let core = core.map_err(|error| StartError::Shard(id, error))?;
     if up.send(Ok((id, sleeper.waker()))).is_err() {

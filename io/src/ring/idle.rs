@@ -79,7 +79,12 @@ impl Ring {
         self.submit()?;
         if self.listen() {
             let mut timer = until.map(Timer::new);
+            let mut polled = false;
             poll_fn(|context| {
+                // Polled again: someone has woken this task. Whatever it was, the shard looks at everything anew.
+                if std::mem::replace(&mut polled, true) {
+                    return Poll::Ready(Ok(()));
+                }
                 if self.idle.poll_signal(context)?.is_ready() {
                     return Poll::Ready(Ok(()));
                 }

@@ -60,6 +60,23 @@ fn a_sleeping_shard_has_no_stalls_and_gets_no_nudges() {
 }
 
 #[test]
+fn a_shard_that_sleeps_on_is_woken_once_a_second_in_case_it_has_lost_a_wake_up() {
+    let (shared, pulse, _attached, task) = unwatched();
+    let mut silences = [Silence::default()];
+    pulse.beat(1_000_000);
+    pulse.sleep();
+    for (now_us, wakes) in [(1_500_000, 0), (2_499_999, 0), (2_500_000, 1), (3_499_999, 1), (3_500_000, 2)] {
+        assert!(!shared.look(now_us, &mut silences), "it is no reason to stay awake");
+        assert_eq!(task.wakes.load(Ordering::Relaxed), wakes, "at {now_us}");
+    }
+    pulse.beat(3_600_000);
+    pulse.sleep();
+    shared.look(3_700_000, &mut silences);
+    shared.look(4_600_000, &mut silences);
+    assert_eq!(task.wakes.load(Ordering::Relaxed), 2, "another sleep begins anew");
+}
+
+#[test]
 fn only_a_silent_shard_with_work_is_nudged() {
     let (shared, pulse, attached, task) = unwatched();
     let mut silences = [Silence::default()];
