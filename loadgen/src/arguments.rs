@@ -144,9 +144,11 @@ pub(crate) struct ProbeArguments {
 impl RunArguments {
     /// Records in a request.
     pub(crate) fn batch(&self) -> u32 {
-        self.batch.unwrap_or(match self.work {
+        self.batch.unwrap_or_else(|| match self.work {
             Work::Ack | Work::E2e => 1,
-            Work::Produce | Work::Replay | Work::Mixed | Work::Partitions => 1_000.min((1 << 20) / (self.size + 8)).max(1),
+            Work::Produce | Work::Replay | Work::Mixed | Work::Partitions => {
+                1_000.min((1 << 20) / (self.size + 8)).max(1)
+            }
         })
     }
 
@@ -160,7 +162,7 @@ impl RunArguments {
 
     /// Partitions that are written.
     pub(crate) fn partitions(&self) -> u32 {
-        self.partitions.unwrap_or(match self.work {
+        self.partitions.unwrap_or_else(|| match self.work {
             Work::Partitions => 1_000,
             _ => self.producers(),
         })
@@ -168,7 +170,7 @@ impl RunArguments {
 
     /// Requests in flight on each connection.
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.unwrap_or(match self.work {
+        self.in_flight.unwrap_or_else(|| match self.work {
             Work::Ack => 1,
             Work::E2e => 1_024,
             _ if self.batch() == 1 => 1_024,
@@ -179,7 +181,7 @@ impl RunArguments {
 
     /// Records a second, where there is a schedule.
     pub(crate) fn rate(&self) -> Option<u64> {
-        self.rate.or((self.work == Work::E2e).then_some(1_000))
+        self.rate.or_else(|| (self.work == Work::E2e).then_some(1_000))
     }
 }
 

@@ -36,12 +36,7 @@ impl Usage {
         for (counter, value) in stats.shards.iter().flat_map(|shard| &shard.counters) {
             *counters.entry(*counter).or_default() += value;
         }
-        Self {
-            cpu_us: stats.process_cpu_us,
-            rss_bytes: stats.rss_bytes,
-            shards: stats.shards.len(),
-            counters,
-        }
+        Self { cpu_us: stats.process_cpu_us, rss_bytes: stats.rss_bytes, shards: stats.shards.len(), counters }
     }
 
     /// How much a counter has grown since `before`; `None` where the broker does not count it.
@@ -81,7 +76,8 @@ impl Control {
 
     /// Records that a consumer of the topic could see.
     pub(crate) fn visible_records(&self, name: &str) -> Result<u64, Fault> {
-        let topic = self.runtime.block_on(self.client.describe_topic(name)).map_err(Fault::control("describe topic"))?;
+        let topic =
+            self.runtime.block_on(self.client.describe_topic(name)).map_err(Fault::control("describe topic"))?;
         Ok(topic.partitions.iter().map(|partition| partition.high_watermark - partition.log_start).sum())
     }
 

@@ -87,8 +87,10 @@ fn percentiles(latencies: &Latencies) -> [f64; 4] {
 
 impl Limits {
     pub(crate) fn table(&self) -> String {
-        let mut lines =
-            format!("{:<72} {:>9} {:<11} {:>9} {:>9} {:>9} {:>9}", "limit", "", "", "p50 us", "p99 us", "p99.9 us", "max us");
+        let mut lines = format!(
+            "{:<72} {:>9} {:<11} {:>9} {:>9} {:>9} {:>9}",
+            "limit", "", "", "p50 us", "p99 us", "p99.9 us", "max us"
+        );
         for Limit { name, value, unit, latencies } in &self.limits {
             lines += &format!("\n{name:<72} {value:>9.3} {unit:<11}");
             latencies.iter().flatten().for_each(|latency_us| lines += &format!(" {latency_us:>9.1}"));

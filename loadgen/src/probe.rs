@@ -104,8 +104,8 @@ pub(crate) fn bare(kind: Kind, load: &Load, files: &Files) -> Result<(Outcome, u
 
 /// Puts the load on a bare server, with the very lanes that a broker gets.
 fn drive(load: &Load, address: SocketAddr) -> Result<Outcome, Fault> {
-    let templates = Templates::new(load.batch, load.size as usize)
-        .map_err(|error| Fault::wire("a batch of our own", error))?;
+    let templates =
+        Templates::new(load.batch, load.size as usize).map_err(|error| Fault::wire("a batch of our own", error))?;
     let templates = Arc::new(templates);
     let window = measured(load.seconds);
     let threads = load.cpus.len();
@@ -117,9 +117,7 @@ fn drive(load: &Load, address: SocketAddr) -> Result<Outcome, Fault> {
         lanes[at % threads].push(Lane::connect(address, None, target, load.in_flight, templates.batch_bytes())?);
     }
     let start = Instant::now();
-    let generator = |lanes| {
-        Generator { lanes, readers: Vec::new(), templates: Arc::clone(&templates), plan, start }
-    };
+    let generator = |lanes| Generator { lanes, readers: Vec::new(), templates: Arc::clone(&templates), plan, start };
     let generators = lanes.into_iter().filter(|lanes| !lanes.is_empty()).map(generator).collect();
     run_threads(generators, &load.cpus).map(|(outcome, _)| outcome)
 }

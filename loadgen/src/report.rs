@@ -186,10 +186,12 @@ impl Row {
 impl Rows {
     /// The table: one line for each row, two where it wrote and read.
     pub(crate) fn table(&self) -> String {
-        let heads = ["work", "records/s", "MB/s", "p50 us", "p90 us", "p99 us", "p99.9 us", "max us", "cpu ns/r", "rss MiB"];
+        let heads =
+            ["work", "records/s", "MB/s", "p50 us", "p90 us", "p99 us", "p99.9 us", "max us", "cpu ns/r", "rss MiB"];
         let [work, records, rest @ ..] = heads;
         let mut lines = format!("{work:<22} {records:>12}");
-        rest.iter().for_each(|head| lines += &format!(" {head:>width$}", width = if *head == "rss MiB" { 7 } else { 9 }));
+        rest.iter()
+            .for_each(|head| lines += &format!(" {head:>width$}", width = if *head == "rss MiB" { 7 } else { 9 }));
         for row in self.rows.iter().chain(&self.bare) {
             if row.acks.records > 0 {
                 lines += &format!("\n{}", row.line(&row.name, &row.acks));

@@ -7,8 +7,8 @@ use crate::fault::Fault;
 use crate::generator::{Generator, Outcome, Plan};
 use crate::lane::{Lane, Target};
 use crate::machine;
-use crate::reader::{Reader, Source};
 use crate::probe::{self, Files, Kind, Load};
+use crate::reader::{Reader, Source};
 use crate::report::{Row, Rows, parameters};
 use crate::tally::Window;
 use crate::templates::Templates;
@@ -121,10 +121,16 @@ impl Job<'_> {
                 per_second: None,
                 records_wanted: records,
             };
-            let reader = Reader::connect(self.address, self.shard(0), self.sources(0..self.places.len()), self.arguments.fetch_bytes)?;
+            let reader = Reader::connect(
+                self.address,
+                self.shard(0),
+                self.sources(0..self.places.len()),
+                self.arguments.fetch_bytes,
+            )?;
             let before = self.control.usage()?;
             let templates = Arc::clone(&self.templates);
-            let generator = Generator { lanes: Vec::new(), readers: vec![reader], templates, plan, start: Instant::now() };
+            let generator =
+                Generator { lanes: Vec::new(), readers: vec![reader], templates, plan, start: Instant::now() };
             let (outcome, bytes) = run_threads(vec![generator], &self.arguments.cpus)?;
             let after = self.control.usage()?;
             rows.push(Row::new(self.arguments, name, outcome, bytes, (&before, &after)));
@@ -150,7 +156,13 @@ impl Job<'_> {
         let producers = self.arguments.producers() as usize;
         let threads = self.arguments.cpus.len();
         let mut generators: Vec<Generator> = (0..threads)
-            .map(|_| Generator { lanes: Vec::new(), readers: Vec::new(), templates: Arc::clone(&self.templates), plan, start })
+            .map(|_| Generator {
+                lanes: Vec::new(),
+                readers: Vec::new(),
+                templates: Arc::clone(&self.templates),
+                plan,
+                start,
+            })
             .collect();
         for producer in 0..producers {
             let own = written_by(producer, producers, self.places.len());
@@ -209,7 +221,8 @@ pub(crate) fn run_threads(generators: Vec<Generator>, cpus: &[usize]) -> Result<
         let bytes: u64 = generator.readers.iter().map(|reader| reader.bytes).sum();
         Ok((outcome, bytes))
     };
-    let threads: Vec<_> = generators.into_iter().zip(cpus.iter().copied()).map(|pair| thread::spawn(move || work(pair))).collect();
+    let threads: Vec<_> =
+        generators.into_iter().zip(cpus.iter().copied()).map(|pair| thread::spawn(move || work(pair))).collect();
     let mut sum: Option<(Outcome, u64)> = None;
     for thread in threads {
         let (outcome, bytes) = thread.join().expect("a generator does not panic")?;

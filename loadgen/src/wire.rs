@@ -4,9 +4,9 @@
 //! the front of the buffer.
 
 use crate::fault::Fault;
+use coulee_protocol::api::ApiKey;
 use coulee_protocol::frame::{FRAME_HEADER_BYTES, FrameHeader, split};
 use coulee_protocol::hello::{AUTH_NONE, HelloRequest, HelloResponse, PROTOCOL_VERSION};
-use coulee_protocol::api::ApiKey;
 use coulee_protocol::ids::ShardId;
 use coulee_protocol::limits::FRAME_BYTES_MAX;
 use std::io::{ErrorKind, IoSlice, Read, Write};

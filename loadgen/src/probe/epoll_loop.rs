@@ -15,8 +15,8 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread;
 
 /// What is read of one socket before it is the next one's turn.
@@ -88,7 +88,8 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(machine)?;
     let syncer = Syncer::start(file.open(false)?)?;
     let synced = streams.len();
-    epoll::add(&poll, &*syncer.done, epoll::EventData::new_u64(synced as u64), epoll::EventFlags::IN).map_err(machine)?;
+    epoll::add(&poll, &*syncer.done, epoll::EventData::new_u64(synced as u64), epoll::EventFlags::IN)
+        .map_err(machine)?;
     let mut peers = Vec::new();
     for (at, stream) in streams.into_iter().enumerate() {
         stream.set_nonblocking(true).map_err(Fault::machine("a socket that does not wait"))?;

@@ -327,7 +327,8 @@ mod tests {
 
     #[test]
     fn operations_are_known_by_their_user_data() {
-        for operation in [Operation::Sync, Operation::Receive(0), Operation::Receive(9_999), Operation::Write(1 << 40)] {
+        for operation in [Operation::Sync, Operation::Receive(0), Operation::Receive(9_999), Operation::Write(1 << 40)]
+        {
             assert_eq!(Operation::decode(operation.encode()), operation);
         }
     }
