@@ -1,4 +1,4 @@
-//! A broker of one shard, as a process: owns what only that one gets wrong, since no other shard takes part in an answer.
+//! A broker of one shard, as a process: owns what only that one gets wrong; knows nothing of answers of several shards.
 
 use coulee_client::Client;
 use std::io::{BufRead, BufReader};

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_ready_line_says_where_the_broker_listens() {
-        let line = r#"{"ready":true,"native":"127.0.0.1:43121","shards":1,"data_dir":"/tmp/a"}"#;
+        let line = r#"{"ready":true,"native":"127.0.0.1:43121","shards":1,"data_dir":"data"}"#;
         assert_eq!(ready_address(line), Some(SocketAddr::from(([127, 0, 0, 1], 43121))));
         assert_eq!(ready_address("error[E2001]"), None);
     }

@@ -1,4 +1,4 @@
-//! Topics and statistics, through the SDK: nothing here is measured.
+//! Topics and statistics, through the SDK: owns the calls around a run; measures nothing.
 
 use crate::arguments::Durability;
 use crate::fault::Fault;

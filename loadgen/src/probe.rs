@@ -1,4 +1,4 @@
-//! The limits of this machine, now: bare servers under the generator's own load, and what sockets, memory and disk give.
+//! The limits of this machine, now: owns bare servers and what sockets, memory and disk give; knows no broker.
 
 use crate::fault::Fault;
 use crate::generator::{Generator, Outcome, Plan};
