@@ -161,18 +161,20 @@ def prove(read, acknowledged):
 
 
 def delete_segment(data, topic_id):
-    """Deletes the largest segment of the topic. Magic, topic and partition are where docs/STORAGE_FORMAT.md says."""
+    """Deletes the first segment of the topic, which holds acknowledged events whatever came later: the last one may
+    have got its name and nothing else. Magic, topic and partition are where docs/STORAGE_FORMAT.md says."""
     segments = []
     for path in sorted((data / "p").glob("*/*.log")):
         with open(path, "rb") as file:
             header = file.read(64)
         if header[:4] == b"CLSG" and header[32:48].hex() == topic_id:
-            segments.append((path.stat().st_size, -struct.unpack_from("<I", header, 56)[0], path))
+            segments.append((int(path.stem), struct.unpack_from("<I", header, 56)[0], path))
     if not segments:
         raise Failed("there is no segment to delete")
-    size, partition, path = max(segments)
+    _, partition, path = min(segments)
+    size = path.stat().st_size
     path.unlink()
-    return f"deleted {path.relative_to(data)}, {size >> 20} MiB of partition {-partition}"
+    return f"deleted {path.relative_to(data)}, {size >> 10} KiB of partition {partition}"
 
 
 def first_run(broker):
