@@ -12,7 +12,7 @@ pub mod v1 {
     archived! {
         /// Appends the one record batch that follows the body.
         pub struct Request: 14 {
-            /// The partition; also in the batch's header.
+            /// The partition. The batch's header leaves it zero: the leader fills it in.
             0 partition_uid: u64,
             /// [`ACKS_NONE`] or [`ACKS_DURABLE`].
             8 acks: u8,
