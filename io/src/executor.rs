@@ -21,7 +21,7 @@ mod cpus;
 mod resources;
 
 pub use cpus::{UsableCpus, usable_cpus};
-pub use resources::{LockedMemoryTooLow, OpenFiles, raise_locked_memory, raise_open_files};
+pub use resources::{LockedMemoryTooLow, OpenFiles, grow_file_table, raise_locked_memory, raise_open_files};
 
 /// How the shards' threads are made.
 #[derive(Clone, Debug, PartialEq, Eq)]

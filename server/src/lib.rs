@@ -168,16 +168,26 @@ struct Seed {
     go: mpsc::Receiver<Vec<Waker>>,
 }
 
+/// Raises the limit of open files, and has the table large enough for all connections before they come.
+fn prepare_descriptors(connections_max: u32) {
+    let limit = match executor::raise_open_files() {
+        Ok(files) => files.now,
+        Err(error) => return warn!(%error, "the limit of open files cannot be raised"),
+    };
+    info!(now = limit, "open files");
+    let wanted = connections_max.saturating_add(limits::OTHER_DESCRIPTORS);
+    if let Err(error) = executor::grow_file_table(wanted.min(u32::try_from(limit).unwrap_or(u32::MAX))) {
+        warn!(%error, "the table of descriptors grows only as they come");
+    }
+}
+
 /// Starts a broker. When this returns its listener is up and every shard runs; requests are answered with RECOVERING
 /// until the log has been read.
 ///
 /// # Errors
 /// [`StartError`]; everything that was begun has been given up.
 pub fn start(config: &Config) -> Result<Server, StartError> {
-    match executor::raise_open_files() {
-        Ok(files) => info!(now = files.now, "open files"),
-        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
-    }
+    prepare_descriptors(config.connections_max);
     let lock = coulee_io::disk::lock(&config.data_dir).map_err(StartError::Lock)?;
     let findings = selftest::run(&config.data_dir).map_err(StartError::SelfTest)?;
     info!(one_flush = findings.is_device_flush_proved, "the machine passes the self-test");

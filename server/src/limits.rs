@@ -34,6 +34,8 @@ pub(crate) const CYCLE_MESSAGES_MAX: usize = 1_024;
 pub(crate) const OUTBOX_MESSAGES_MAX: usize = 4_096;
 /// Connections that a shard accepts in one cycle: a crowd that comes at once does not keep acks waiting.
 pub(crate) const CYCLE_ACCEPTS_MAX: usize = 16;
+/// Descriptors of files and rings for which there is room in the process's table from the start.
+pub(crate) const OTHER_DESCRIPTORS: u32 = 4_096;
 /// Connections that a shard closes in one cycle because their time is over.
 pub(crate) const CYCLE_DEADLINES_MAX: usize = 16;
 /// Connections that have their turn in one cycle.

@@ -2,7 +2,9 @@
 
 use crate::limits::LOCKED_MEMORY_BYTES_MIN;
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// The limit of open files before and after it was raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,25 @@ pub fn raise_open_files() -> io::Result<OpenFiles> {
     let before = limit(libc::RLIMIT_NOFILE)?;
     let now = raise(libc::RLIMIT_NOFILE)?;
     Ok(OpenFiles { before: before.rlim_cur, now })
+}
+
+/// Makes room for `count` descriptors in the process's table. The kernel doubles a full table and, once there are
+/// several threads, waits for a grace period of RCU while it does: a crowd of connections would stop the shard that
+/// accepts them for 20 ms at each doubling. To be called before threads are started.
+///
+/// # Errors
+/// What the kernel said: above all `EINVAL` where `count` is above the limit of open files.
+pub fn grow_file_table(count: u32) -> io::Result<()> {
+    let any = File::open("/dev/null")?;
+    let highest = libc::c_int::try_from(count.saturating_sub(1)).map_err(io::Error::other)?;
+    // SAFETY: `any` is open; no memory is passed.
+    let number = unsafe { libc::fcntl(any.as_raw_fd(), libc::F_DUPFD_CLOEXEC, highest) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and is ours alone.
+    drop(unsafe { OwnedFd::from_raw_fd(number) });
+    Ok(())
 }
 
 /// Raises the soft limit of locked memory to the hard one and checks that an executor can be made.
@@ -87,6 +108,23 @@ mod tests {
         assert!(raised.now >= raised.before, "{raised:?}");
         let found = limit(libc::RLIMIT_NOFILE).unwrap();
         assert_eq!((found.rlim_cur, found.rlim_max), (raised.now, raised.now));
+    }
+
+    #[test]
+    fn the_table_of_descriptors_has_the_room_asked_for_and_no_descriptor_more() {
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let slots = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap().trim().to_owned();
+            line.parse::<u32>().unwrap()
+        };
+        let before = open();
+        let wanted = slots() * 2;
+        grow_file_table(wanted).unwrap();
+        assert!(slots() >= wanted);
+        assert!(open() < before + 16, "other tests open a few");
+        let error = grow_file_table(u32::MAX >> 1).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 
     #[test]
