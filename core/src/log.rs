@@ -125,8 +125,8 @@ pub struct RetiredFile<F> {
     pub file: Option<F>,
     /// Its size.
     pub size: SegmentSize,
-    /// Every block of it has been written and synced: it can be used again.
-    pub prezeroed: bool,
+    /// Bytes from its front that have been written and synced; none where the file is not to be used again.
+    pub written: u32,
     /// Others hold it while a read or a write of it is in flight.
     pub lease: Rc<()>,
 }
@@ -509,10 +509,9 @@ impl<D: Disk> Log<D> {
         let uid = self.owner.partition_uid;
         let retired = |segment: Segment<D>| RetiredFile {
             name: segment.pool_name.unwrap_or(FileName::Segment(uid, segment.page.base_offset)),
+            written: segment.written(),
             file: segment.file,
             size: segment.page.size,
-            // Where bytes have changed by themselves, others may.
-            prezeroed: segment.page.prezeroed && !segment.damaged,
             lease: segment.lease,
         };
         self.segments.into_iter().map(retired).collect()
@@ -653,6 +652,17 @@ impl<D: Disk> Segment<D> {
             epochs: Vec::new(),
             begun_ms: None,
             lease: Rc::new(()),
+        }
+    }
+
+    /// Bytes from its front that have been written and synced, where it may be used again.
+    fn written(&self) -> u32 {
+        match self.phase {
+            // Where bytes have changed by themselves, others may.
+            _ if self.damaged => 0,
+            _ if self.page.prezeroed => self.page.size.bytes(),
+            Phase::Sealed => self.end.map_or(0, |end| end.position / BLOCK_BYTES as u32 * BLOCK_BYTES as u32),
+            Phase::Active | Phase::Closed | Phase::Sealing => 0,
         }
     }
 

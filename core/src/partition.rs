@@ -217,7 +217,7 @@ impl<D: Disk> Partition<D> {
     }
 
     /// The size of the segment file that the first waiting append needs, once.
-    pub fn segment_wanted(&mut self, now: Now) -> Option<SegmentSize> {
+    pub fn segment_wanted(&mut self, now: Now) -> Option<(SegmentSize, SegmentSize)> {
         if self.segment_requested || self.offline {
             return None;
         }
@@ -225,7 +225,7 @@ impl<D: Disk> Partition<D> {
         match self.log.refusal(next.header.batch_len(), now.monotonic_ms)? {
             AppendRefusal::NeedsSegment(size) => {
                 self.segment_requested = true;
-                Some(size)
+                Some((size, SegmentSize::SMALLEST.holding(next.header.batch_len())))
             }
             AppendRefusal::TooMuchUnsynced => None,
         }

@@ -8,9 +8,14 @@ use crate::disk::{Dir, Disk, DiskError, File, FileName};
 use crate::limits::{BLOCK_BYTES, ZERO_BYTES};
 use crate::log::segment::SegmentSize;
 use crate::log::{NewSegment, RetiredFile};
+use std::ops::Range;
 
-/// Files of one size that the pool tries to have ready once that size has been asked for.
-const READY_FILES: usize = 2;
+/// Files of each size that are made ahead before anybody asks, and at most.
+const READY_FILES: [(usize, usize); 4] = [(64, 1_024), (8, 64), (0, 8), (0, 2)];
+/// Files of these sizes are made only while none of them is asked for, for so long: zeroing them beside a bulk load
+/// would take the half of what the device can do, where fallocated ones cost a fifth (docs/decisions/001).
+const LARGE: [SegmentSize; 2] = [SegmentSize::ALL[2], SegmentSize::ALL[3]];
+const LARGE_QUIET_MS: u64 = 1_000;
 
 /// A zeroed file that waits to become a segment.
 #[derive(Clone, Debug)]
@@ -27,11 +32,13 @@ pub struct ReadyFile<F> {
 #[derive(Debug)]
 pub struct SegmentPool<F> {
     shard: u16,
-    ready: Vec<ReadyFile<F>>,
+    /// Files that are ready, by size.
+    ready: [Vec<ReadyFile<F>>; 4],
     /// Files being made, by size.
     making: [usize; 4],
-    /// Files of each size that were asked for since start.
+    /// Files of each size that were asked for since start, and when last.
     asked: [usize; 4],
+    asked_ms: [u64; 4],
     next_number: u64,
     bytes_max: u64,
     /// Making one has failed: none is made until something is given back or asked for.
@@ -44,33 +51,40 @@ impl<F: File> SegmentPool<F> {
     /// A pool with the files that a start has found, keeping at most `bytes_max` in reserve.
     #[must_use]
     pub fn new(shard: u16, found: Vec<ReadyFile<F>>, next_number: u64, bytes_max: u64) -> Self {
-        Self { shard, ready: found, making: [0; 4], asked: [0; 4], next_number, bytes_max, paused: false, returning: 0 }
+        let (making, asked, asked_ms) = ([0; 4], [0; 4], [0; 4]);
+        let mut ready = [const { Vec::new() }; 4];
+        found.into_iter().for_each(|file| ready[index(file.size)].push(file));
+        Self { shard, ready, making, asked, asked_ms, next_number, bytes_max, paused: false, returning: 0 }
     }
 
     /// Files that are ready.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.ready.len()
+    pub fn len(&self) -> usize {
+        self.ready.iter().map(Vec::len).sum()
     }
 
     /// Whether none is.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.ready.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Bytes of the files that are ready.
     #[must_use]
     pub fn ready_bytes(&self) -> u64 {
-        self.ready.iter().map(|ready| u64::from(ready.size.bytes())).sum()
+        SegmentSize::ALL.iter().map(|size| self.ready[index(*size)].len() as u64 * u64::from(size.bytes())).sum()
     }
 
-    /// A ready file of `size`, if there is one.
-    pub fn take(&mut self, size: SegmentSize) -> Option<NewSegment<F>> {
+    /// A ready file of `size`; where there is none, of the next smaller one, which lasts until there is, unless that is
+    /// below `least`.
+    pub fn take(&mut self, size: SegmentSize, least: SegmentSize, now_ms: u64) -> Option<NewSegment<F>> {
         self.asked[index(size)] += 1;
+        self.asked_ms[index(size)] = now_ms;
         self.paused = false;
-        let at = self.ready.iter().position(|ready| ready.size == size)?;
-        let ReadyFile { name, file, size } = self.ready.swap_remove(at);
+        let at = index(size);
+        let smaller = at.checked_sub(1).filter(|smaller| SegmentSize::ALL[*smaller] >= least);
+        let found = self.ready[at].pop().or_else(|| self.ready[smaller?].pop());
+        let ReadyFile { name, file, size } = found?;
         Some(NewSegment { file, pool_name: name, size, prezeroed: true })
     }
 
@@ -83,29 +97,53 @@ impl<F: File> SegmentPool<F> {
     /// Bytes of the files that are ready, being made or on their way back.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let ready: u64 = self.ready.iter().map(|ready| u64::from(ready.size.bytes())).sum();
         let making = SegmentSize::ALL.iter().map(|size| self.making[index(*size)] as u64 * u64::from(size.bytes()));
-        ready + making.sum::<u64>() + self.returning
+        self.ready_bytes() + making.sum::<u64>() + self.returning
     }
 
     /// The size of a file to make now, if one is wanted and there is room.
-    pub fn making_due(&mut self) -> Option<SegmentSize> {
+    pub fn making_due(&mut self, now_ms: u64) -> Option<SegmentSize> {
+        let (due_ms, size) = self.next_making()?;
+        if due_ms > now_ms {
+            return None;
+        }
+        self.making[index(size)] += 1;
+        Some(size)
+    }
+
+    /// When a file is to be made, where that is known.
+    #[must_use]
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.next_making().map(|(due_ms, _)| due_ms)
+    }
+
+    /// The next file to make, and when. One is made at a time.
+    fn next_making(&self) -> Option<(u64, SegmentSize)> {
         if self.paused || self.making.iter().sum::<usize>() > 0 {
             return None;
         }
-        let wanted = SegmentSize::ALL.into_iter().find(|size| {
-            let have = self.ready.iter().filter(|ready| ready.size == *size).count();
-            have < READY_FILES.min(self.asked[index(*size)]) && self.bytes() + u64::from(size.bytes()) <= self.bytes_max
-        })?;
-        self.making[index(wanted)] += 1;
-        Some(wanted)
+        let bytes = self.bytes();
+        let wanted = SegmentSize::ALL.into_iter().filter(|size| {
+            self.ready[index(*size)].len() < self.wanted(index(*size))
+                && bytes + u64::from(size.bytes()) <= self.bytes_max
+        });
+        let due_ms = |size| if LARGE.contains(&size) { self.asked_ms[index(size)] + LARGE_QUIET_MS } else { 0 };
+        wanted.map(|size| (due_ms(size), size)).min()
+    }
+
+    /// Files of a size that should be ready: twice as many as were asked for, and one for each of the next smaller
+    /// size that was, since the partitions that fill those soon ask for this one.
+    fn wanted(&self, index: usize) -> usize {
+        let (ahead, most) = READY_FILES[index];
+        let growing = if index > 0 { self.asked[index - 1] } else { 0 };
+        (ahead + 2 * self.asked[index] + growing).min(most)
     }
 
     /// A file of `size` has been made, or not.
     pub fn made(&mut self, size: SegmentSize, file: Option<ReadyFile<F>>) {
         self.making[index(size)] -= 1;
         self.paused = file.is_none();
-        self.ready.extend(file);
+        self.ready[index(size)].extend(file);
     }
 
     /// Whether a retired file of `size` is worth keeping; then its room is kept until [`SegmentPool::give_back`].
@@ -122,7 +160,7 @@ impl<F: File> SegmentPool<F> {
         assert!(self.returning >= expected, "what comes back was expected");
         self.returning -= expected;
         self.paused &= files.is_empty();
-        self.ready.extend(files);
+        files.into_iter().for_each(|file| self.ready[index(file.size)].push(file));
     }
 
     /// The shard it belongs to.
@@ -178,18 +216,24 @@ pub async fn make_ready<D: Disk>(
 
 async fn zero_through<D: Disk>(disk: &D, name: FileName, size: SegmentSize) -> Result<D::File, DiskError> {
     let file = disk.create(name, u64::from(size.bytes())).await?;
-    let (mut at, end) = (0, u64::from(size.bytes()));
-    while at < end {
-        let step = (ZERO_BYTES as u64).min(end - at);
-        file.zero(at..at + step).await?;
-        at += step;
-    }
+    zero(&file, 0..u64::from(size.bytes())).await?;
     file.sync().await?;
     Ok(file)
 }
 
+async fn zero<F: File>(file: &F, range: Range<u64>) -> Result<(), DiskError> {
+    let mut at = range.start;
+    while at < range.end {
+        let step = (ZERO_BYTES as u64).min(range.end - at);
+        file.zero(at..at + step).await?;
+        at += step;
+    }
+    Ok(())
+}
+
 /// Puts a retired segment back into the pool: renamed, then its header page zeroed and synced, so that it is never
-/// taken for a segment again. The caller has waited until nobody holds it.
+/// taken for a segment again. One that was not written throughout gets zeros where nothing was, under a name that a
+/// start removes. The caller has waited until nobody holds it.
 ///
 /// # Errors
 /// The disk's; the file may then lie in either place, and a start deals with both.
@@ -204,12 +248,19 @@ pub async fn recycle<D: Disk>(
         None => disk.open(retired.name).await?,
     };
     let name = FileName::Pool(shard, number);
-    disk.rename(retired.name, name).await?;
+    let is_whole = retired.written == retired.size.bytes();
+    let first = if is_whole { name } else { FileName::Fresh(shard, number) };
+    disk.rename(retired.name, first).await?;
     disk.sync_dir(retired.name.dir()).await?;
     disk.sync_dir(Dir::Pool(shard)).await?;
+    zero(&file, u64::from(retired.written)..u64::from(retired.size.bytes())).await?;
     // After a crash before this a start finds a header page in the pool and zeroes it.
-    file.zero(0..BLOCK_BYTES as u64).await?;
+    zero(&file, 0..BLOCK_BYTES as u64).await?;
     file.sync().await?;
+    if !is_whole {
+        disk.rename(first, name).await?;
+        disk.sync_dir(Dir::Pool(shard)).await?;
+    }
     Ok(ReadyFile { name, file, size: retired.size })
 }
 

@@ -643,7 +643,8 @@ impl<D: Disk> Shard<D> {
     #[must_use]
     pub fn deadline_ms(&self) -> Option<u64> {
         let checkpoint = self.checkpoint_deadline_ms();
-        self.fetches.deadline_ms().into_iter().chain(checkpoint).min()
+        let segment = self.segments.deadline_ms().filter(|_| self.stopping == Stopping::No);
+        self.fetches.deadline_ms().into_iter().chain(checkpoint).chain(segment).min()
     }
 
     fn reap(&mut self, context: &mut Context<'_>) -> bool {

@@ -387,7 +387,7 @@ fn a_file_that_is_being_read_is_neither_recycled_nor_removed_before_the_read_is_
 
 #[test]
 fn zeroed_files_of_a_deleted_partition_go_back_to_the_pool() {
-    let mut runner = several_segments(ShardOptions { pool_bytes: 8 << 20, ..OPTIONS });
+    let mut runner = several_segments(ShardOptions { pool_bytes: 256 << 20, ..OPTIONS });
     quiesce(&mut runner);
     let pool = |runner: &Runner| runner.disk.files().iter().filter(|(name, _)| name.dir() == Dir::Pool(0)).count();
     let (segments, before) = (runner.shard.partition(UID).unwrap().log.segment_count(), pool(&runner));
@@ -409,7 +409,7 @@ fn zeroed_files_of_a_deleted_partition_go_back_to_the_pool() {
 
 #[test]
 fn a_file_whose_mapped_bytes_are_still_being_sent_does_not_go_back_to_the_pool() {
-    let mut runner = several_segments(ShardOptions { pool_bytes: 8 << 20, tail_bytes: 0, ..OPTIONS });
+    let mut runner = several_segments(ShardOptions { pool_bytes: 256 << 20, tail_bytes: 0, ..OPTIONS });
     quiesce(&mut runner);
     runner.disk.set_faults(|faults| faults.resident = true);
     let pool = |runner: &Runner| runner.disk.files().iter().filter(|(name, _)| name.dir() == Dir::Pool(0)).count();

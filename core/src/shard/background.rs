@@ -34,7 +34,7 @@ impl<D: Disk> Shard<D> {
         if self.stopping != Stopping::No {
             return;
         }
-        if let Some(size) = self.segments.making_due() {
+        if let Some(size) = self.segments.making_due(self.now.monotonic_ms) {
             let (disk, shard, number) = (self.disk.clone(), self.segments.shard(), self.segments.next_number());
             self.background.push(Box::pin(async move {
                 Done::PoolMade(size, pool::make_ready(disk, shard, number, size).await.ok())
@@ -47,7 +47,7 @@ impl<D: Disk> Shard<D> {
         let Some(at) = self.retired.iter().position(|retired| Rc::strong_count(&retired.lease) == 1) else { return };
         let Some(retired) = self.retired.remove(at) else { return };
         let (disk, shard, number) = (self.disk.clone(), self.segments.shard(), self.segments.next_number());
-        let expected = retired.prezeroed && self.segments.expects(retired.size);
+        let expected = retired.written > 0 && self.segments.expects(retired.size);
         let bytes = if expected { u64::from(retired.size.bytes()) } else { 0 };
         self.background.push(Box::pin(async move {
             if expected {
@@ -69,7 +69,7 @@ impl<D: Disk> Shard<D> {
         let Removal { uid, files, .. } = self.removals.swap_remove(at);
         let (mut keep, mut gone, mut expected) = (Vec::new(), Vec::new(), 0);
         for file in files {
-            if file.prezeroed && self.segments.expects(file.size) {
+            if file.written > 0 && self.segments.expects(file.size) {
                 expected += u64::from(file.size.bytes());
                 keep.push((self.segments.next_number(), file));
             } else {

@@ -156,14 +156,14 @@ impl<D: Disk> Shard<D> {
         let mut worked = false;
         for uid in std::mem::take(&mut self.starved) {
             let Some(partition) = self.partitions.get_mut(&uid) else { continue };
-            let Some(size) = partition.segment_wanted(self.now) else {
+            let Some((size, least)) = partition.segment_wanted(self.now) else {
                 if partition.is_starved() {
                     self.starved.insert(uid);
                 }
                 continue;
             };
             worked = true;
-            if let Some(ready) = self.segments.take(size) {
+            if let Some(ready) = self.segments.take(size, least, self.now.monotonic_ms) {
                 self.segment_made(uid, Ok(ready));
                 continue;
             }
@@ -183,7 +183,7 @@ impl<D: Disk> Shard<D> {
                 name: new.pool_name,
                 file: Some(new.file),
                 size: new.size,
-                prezeroed: new.prezeroed,
+                written: if new.prezeroed { new.size.bytes() } else { 0 },
                 lease: Rc::default(),
             };
             self.retired.extend(made.ok().map(unused));
