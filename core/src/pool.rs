@@ -12,8 +12,8 @@ use std::ops::Range;
 
 /// Files of each size that are made ahead before anybody asks, and at most.
 const READY_FILES: [(usize, usize); 4] = [(64, 1_024), (8, 64), (0, 8), (0, 2)];
-/// Files of these sizes are made only while none of them is asked for, for so long: zeroing them beside a bulk load
-/// would take the half of what the device can do, where fallocated ones cost a fifth (docs/decisions/001).
+/// Files of these sizes are made only while none of either is asked for, for so long: a bulk load goes on in fallocated
+/// ones, faster than beside the zeroing of what it needs next (docs/decisions/001).
 const LARGE: [SegmentSize; 2] = [SegmentSize::ALL[2], SegmentSize::ALL[3]];
 const LARGE_QUIET_MS: u64 = 1_000;
 
@@ -127,7 +127,8 @@ impl<F: File> SegmentPool<F> {
             self.ready[index(*size)].len() < self.wanted(index(*size))
                 && bytes + u64::from(size.bytes()) <= self.bytes_max
         });
-        let due_ms = |size| if LARGE.contains(&size) { self.asked_ms[index(size)] + LARGE_QUIET_MS } else { 0 };
+        let asked_ms = LARGE.iter().map(|size| self.asked_ms[index(*size)]).max().unwrap_or(0);
+        let due_ms = |size| if LARGE.contains(&size) { asked_ms + LARGE_QUIET_MS } else { 0 };
         wanted.map(|size| (due_ms(size), size)).min()
     }
 

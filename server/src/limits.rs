@@ -38,6 +38,9 @@ pub(crate) const CYCLE_ACCEPTS_MAX: usize = 16;
 pub(crate) const OTHER_DESCRIPTORS: u32 = 4_096;
 /// Connections that a shard closes in one cycle because their time is over.
 pub(crate) const CYCLE_DEADLINES_MAX: usize = 16;
+/// Frames of all connections in one cycle, but for what the last turn brings: small requests by the thousand are
+/// written and synced in parts, so that the disk works while the next part is read.
+pub(crate) const CYCLE_FRAMES_MAX: usize = 1_024;
 /// Connections that have their turn in one cycle.
 pub(crate) const CYCLE_TURNS_MAX: usize = 256;
 

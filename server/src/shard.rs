@@ -114,6 +114,8 @@ pub(crate) struct ShardServer {
     queue: VecDeque<Key>,
     /// Connections that wait for the budget.
     paused: Vec<Key>,
+    /// Frames taken in this cycle.
+    cycle_frames: usize,
     /// Connections with answers to send.
     flush: Vec<Key>,
     deadlines: BTreeSet<(u64, Key)>,
@@ -157,6 +159,7 @@ impl ShardServer {
             connections: Slab::default(),
             queue: VecDeque::new(),
             paused: Vec::new(),
+            cycle_frames: 0,
             flush: Vec::new(),
             deadlines: BTreeSet::new(),
             pending: Slab::default(),

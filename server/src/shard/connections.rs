@@ -4,8 +4,8 @@ use super::{Phase, ShardServer, token_of};
 use crate::connection::{Connection, Stage};
 use crate::input::{Frame, Means};
 use crate::limits::{
-    CONNECTION_CYCLE_BYTES, CONNECTION_CYCLE_FRAMES, CYCLE_DEADLINES_MAX, CYCLE_TURNS_MAX, OUTBOX_MESSAGES_MAX,
-    READ_BYTES_MIN,
+    CONNECTION_CYCLE_BYTES, CONNECTION_CYCLE_FRAMES, CYCLE_DEADLINES_MAX, CYCLE_FRAMES_MAX, CYCLE_TURNS_MAX,
+    OUTBOX_MESSAGES_MAX, READ_BYTES_MIN,
 };
 use crate::slab::Key;
 use coulee_core::shard::budget::{ClientId, Reservation};
@@ -129,7 +129,12 @@ impl ShardServer {
             return false;
         }
         let turns = self.queue.len().min(CYCLE_TURNS_MAX);
+        self.cycle_frames = 0;
         for _ in 0..turns {
+            if self.cycle_frames >= CYCLE_FRAMES_MAX {
+                // What has come goes to the disk while the rest is read.
+                break;
+            }
             let Some(key) = self.queue.pop_front() else { break };
             let Some(mut connection) = self.take_out(key) else { continue };
             connection.queued = false;
@@ -188,6 +193,7 @@ impl ShardServer {
                 continue;
             }
             handed_over = self.frame(key, connection, frame);
+            self.cycle_frames += 1;
             self.count_answers(connection);
         }
         waited.extend(new);
