@@ -266,16 +266,11 @@ impl<D: Disk> Shard<D> {
 }
 
 /// Syncs what every partition has written: one flush of the device where that is proved and all blocks had been
-/// written before, each file by itself elsewhere.
+/// written before, each file by itself elsewhere, all at once.
 async fn sync_all<D: Disk>(disk: &D, works: Vec<(PartitionUid, SyncWork<D::File>)>) -> Synced {
     let flushable = |file: &SyncFile<D::File>| file.prezeroed && disk.device_flush_proved();
     let flushed = works.iter().flat_map(|(_, work)| &work.files).filter(|file| flushable(file)).count();
     let flush = flushed > 1;
-    if flush && let Err(error) = disk.sync_device().await {
-        // Files that need a sync of their own, too: what they had written may have gone with the flush.
-        let failed = works.into_iter().map(|(uid, work)| (uid, work.snapshot, Err(error)));
-        return Synced { marks: failed.collect(), flush_failed: true };
-    }
     let mut results: Vec<Result<(), DiskError>> = vec![Ok(()); works.len()];
     let mut syncs = FuturesUnordered::new();
     for (at, (_, work)) in works.iter().enumerate() {
@@ -284,9 +279,17 @@ async fn sync_all<D: Disk>(disk: &D, works: Vec<(PartitionUid, SyncWork<D::File>
             syncs.push(async move { (at, file.sync().await) });
         }
     }
-    while let Some((at, result)) = syncs.next().await {
-        results[at] = results[at].and(result);
+    let all = async {
+        while let Some((at, result)) = syncs.next().await {
+            results[at] = results[at].and(result);
+        }
+    };
+    let device = async { if flush { disk.sync_device().await } else { Ok(()) } };
+    let (device, ()) = futures_util::future::join(device, all).await;
+    if device.is_err() {
+        // Files that had a sync of their own, too: what they had written may have gone with the flush.
+        results.fill(device);
     }
     let marks = works.into_iter().zip(results).map(|((uid, work), result)| (uid, work.snapshot, result));
-    Synced { marks: marks.collect(), flush_failed: false }
+    Synced { marks: marks.collect(), flush_failed: device.is_err() }
 }
