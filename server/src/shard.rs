@@ -41,6 +41,8 @@ mod counts;
 mod dispatch;
 mod gather;
 mod messages;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 /// The token of the listening socket; connections have those behind it.
@@ -113,7 +115,7 @@ pub(crate) struct ShardServer {
     /// Connections to be served.
     queue: VecDeque<Key>,
     /// Connections that wait for the budget.
-    paused: Vec<Key>,
+    paused: BTreeSet<Key>,
     /// Connections with answers to send.
     flush: Vec<Key>,
     deadlines: BTreeSet<(u64, Key)>,
@@ -156,7 +158,7 @@ impl ShardServer {
             view: View::default(),
             connections: Slab::default(),
             queue: VecDeque::new(),
-            paused: Vec::new(),
+            paused: BTreeSet::new(),
             flush: Vec::new(),
             deadlines: BTreeSet::new(),
             pending: Slab::default(),
