@@ -65,7 +65,7 @@ impl ShardServer {
     }
 
     fn answer_connection(&mut self, key: Key, mut pending: Pending, come: Come) {
-        self.settle(&mut pending);
+        self.free(pending.reservation.take());
         let began_us = pending.began_us;
         let us = self.clock.monotonic_us().saturating_sub(began_us);
         let Some(connection) = present(self.connections.find(key)) else { return };
@@ -97,13 +97,6 @@ impl ShardServer {
         self.flush_soon(key);
     }
 
-    /// Gives back what a request has held of the budget.
-    fn settle(&mut self, pending: &mut Pending) {
-        if let Some(reservation) = pending.reservation.take() {
-            self.free(reservation);
-        }
-    }
-
     /// Has the answers of a connection sent at the end of this cycle, and the connection served again if it was full.
     pub(super) fn flush_soon(&mut self, key: Key) {
         if let Some(Some(connection)) = self.connections.find(key)
@@ -116,7 +109,7 @@ impl ShardServer {
 
     /// Answers a request that was put together, or that another part of the broker has carried out.
     pub(super) fn answer_with<T: api::Body>(&mut self, pending: &mut Pending, body: &T, batches: Vec<Block>) {
-        self.settle(pending);
+        self.free(pending.reservation.take());
         let Asker::Connection(key) = pending.asker else { return };
         let Some(connection) = present(self.connections.find(key)) else { return };
         connection.discharge(pending.charge);
@@ -126,7 +119,7 @@ impl ShardServer {
 
     /// Refuses such a request.
     pub(super) fn refuse_with(&mut self, pending: &mut Pending, code: ErrorCode, detail: &str) {
-        self.settle(pending);
+        self.free(pending.reservation.take());
         let Asker::Connection(key) = pending.asker else { return };
         let Some(connection) = present(self.connections.find(key)) else { return };
         connection.discharge(pending.charge);

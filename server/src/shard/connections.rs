@@ -182,7 +182,7 @@ impl ShardServer {
         while !connection.is_full(self.is_crowded()) || connection.stage == Stage::Closing || handed_over {
             let Some(frame) = waited.pop_front().or_else(|| new.next()) else { break };
             if connection.stage == Stage::Closing || handed_over {
-                frame.reservation.into_iter().for_each(|reservation| self.free(reservation));
+                self.free(frame.reservation);
                 continue;
             }
             handed_over = self.frame(key, connection, frame);
@@ -195,8 +195,9 @@ impl ShardServer {
         handed_over
     }
 
-    /// Gives back what a frame has held of the budget, to those who wait for it.
-    pub(super) fn free(&mut self, reservation: Reservation) {
+    /// Gives back what a frame has held of the budget, if anything, to those who wait for it.
+    pub(super) fn free(&mut self, reservation: Option<Reservation>) {
+        let Some(reservation) = reservation else { return };
         self.budget.release(reservation);
         self.freed += 1;
         self.resume_paused();

@@ -125,7 +125,7 @@ impl ShardServer {
         }
         let Frame { header, body, batches, reservation } = frame;
         // Only what follows was held for it, and a body this large is dealt with now.
-        reservation.into_iter().for_each(|reservation| self.free(reservation));
+        self.free(reservation);
         if !batches.bytes().is_empty() {
             return Err(Refusal::new(ErrorCode::InvalidRequest, "no record batch follows this request"));
         }
@@ -172,7 +172,7 @@ impl ShardServer {
         let request = match open::<produce::v1::Request>(&body) {
             Ok(request) => request,
             Err(error) => {
-                reservation.into_iter().for_each(|reservation| self.free(reservation));
+                self.free(reservation);
                 return Err(error.into());
             }
         };
@@ -182,14 +182,14 @@ impl ShardServer {
         if acks == Acks::Acknowledged
             && let Err(refusal) = self.check_known(partition)
         {
-            reservation.into_iter().for_each(|reservation| self.budget.release(reservation));
+            self.free(reservation);
             return Err(refusal);
         }
         let pending = Pending { reservation, ..self.pending(key, header, None) };
         // Without an answer nothing is kept of the request; its memory is the core's.
         let request = match acks {
             Acks::None => {
-                pending.reservation.into_iter().for_each(|reservation| self.free(reservation));
+                self.free(pending.reservation);
                 RequestId(u64::MAX - 1)
             }
             Acks::Acknowledged => self.expect(key, connection, pending),

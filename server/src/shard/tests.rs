@@ -91,7 +91,7 @@ impl Scene {
     }
 
     fn free(&mut self, held: Vec<Reservation>) {
-        held.into_iter().for_each(|reservation| self.shard.free(reservation));
+        held.into_iter().for_each(|reservation| self.shard.free(Some(reservation)));
     }
 }
 
