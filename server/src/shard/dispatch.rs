@@ -43,6 +43,7 @@ impl ShardServer {
     /// Takes a frame. Whether the connection is to be handed over to another shard.
     pub(super) fn frame(&mut self, key: Key, connection: &mut Connection, frame: Frame) -> bool {
         if frame.header.is_response() {
+            self.free(frame.reservation);
             self.refuse(connection, &frame.header, ErrorCode::FrameInvalid, "a client sends requests, not responses");
             connection.stage = Stage::Closing;
             return false;
@@ -52,7 +53,10 @@ impl ShardServer {
         }
         let header = frame.header;
         let refused = match Api::find(header.api, header.version) {
-            Err(error) => Some(Refusal::new(error.code(), error.to_string())),
+            Err(error) => {
+                self.free(frame.reservation);
+                Some(Refusal::new(error.code(), error.to_string()))
+            }
             Ok(api) => self.request(key, connection, api.key, frame).err(),
         };
         if let Some(Refusal { code, detail }) = refused {

@@ -12,6 +12,7 @@ use coulee_io::net::Socket;
 use coulee_io::ring::RingOptions;
 use coulee_io::watchdog::Watchdog;
 use coulee_protocol::api::ApiKey;
+use coulee_protocol::error::ErrorCode;
 use coulee_protocol::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use coulee_protocol::ids::ClusterId;
 
@@ -100,23 +101,28 @@ fn beginning_of_large() -> Vec<u8> {
     FrameHeader::request(ApiKey::Produce.code(), 1, 1, 14, LARGE_BYTES - 14 - FRAME_HEADER_BYTES).encode().to_vec()
 }
 
-/// A whole Produce whose body is none, and what it holds of the budget.
-fn refused_produce(shard: &mut ShardServer) -> Frame {
-    let mut reservation = shard.budget.reserve(ClientId(1), 64 << 10).unwrap();
+/// A whole frame whose body is none, and what it holds of the budget.
+fn refused(shard: &mut ShardServer, header: FrameHeader) -> Frame {
+    let mut reservation = shard.budget.reserve(ClientId(1), header.len as usize).unwrap();
     shard.budget.complete(&mut reservation);
     Frame {
-        header: FrameHeader::request(ApiKey::Produce.code(), 1, 2, 1, 64 << 10),
+        header,
         body: Block::from_owner(Rc::new(vec![1])),
-        batches: Incoming::Shared(Block::from_owner(Rc::new(vec![0; 64 << 10]))),
+        batches: Incoming::Shared(Block::from_owner(Rc::new(vec![0; header.batches_bytes()]))),
         reservation: Some(reservation),
     }
+}
+
+/// The header of a large request with one byte of body.
+fn large(api: u16) -> FrameHeader {
+    FrameHeader::request(api, 1, 2, 1, 64 << 10)
 }
 
 #[test]
 fn a_connection_goes_on_when_what_it_waited_for_is_given_back_while_it_is_served() {
     let mut scene = Scene::new();
     let (key, mut client) = scene.connect();
-    let backlog = refused_produce(&mut scene.shard);
+    let backlog = refused(&mut scene.shard, large(ApiKey::Produce.code()));
     let held = scene.use_up();
     client.write_all(&beginning_of_large()).unwrap();
     scene.serve();
@@ -144,4 +150,17 @@ fn a_connection_whose_turn_is_over_as_it_begins_to_wait_goes_on_when_there_is_ro
     scene.free(held);
     scene.serve();
     assert!(!scene.connection(key).input.is_paused(), "there is room for its frame");
+}
+
+#[test]
+fn a_refused_frame_gives_its_memory_back() {
+    let mut scene = Scene::new();
+    let response = FrameHeader::response(&large(ApiKey::Produce.code()), ErrorCode::None, 1, 64 << 10);
+    for header in [large(ApiKey::Produce.code()), large(ApiKey::Fetch.code()), large(u16::MAX), response] {
+        let (key, _client) = scene.connect();
+        let frame = refused(&mut scene.shard, header);
+        scene.connection(key).backlog.push_back(frame);
+        scene.serve();
+        assert_eq!(scene.shard.budget.reserved(), 0, "{header:?}");
+    }
 }
