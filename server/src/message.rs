@@ -23,8 +23,6 @@ pub(crate) enum Question {
     Produce(PartitionUid, Acks, Vec<u8>),
     /// Read these.
     Fetch(FetchSpec),
-    /// Answer that fetch of this shard now, with what there is.
-    Hurry(RequestId),
     /// Look an offset up.
     Offset(PartitionUid, OffsetQuery),
     /// Say how it stands.
@@ -94,6 +92,8 @@ pub(crate) enum Message {
     Connection(Socket, Greeting),
     /// Please answer under this number of mine.
     Ask(RequestId, Question),
+    /// Please answer the fetch under this number of mine now, with what there is.
+    Hurry(RequestId),
     /// The answer to your number.
     Answer(RequestId, Answer),
     /// To the controller: what has happened.

@@ -3,7 +3,7 @@
 use super::ShardServer;
 use super::answers::{Come, fetch_response};
 use super::dispatch::FETCH_BYTES_MAX;
-use crate::message::Question;
+use crate::message::Message;
 use crate::pending::{Fetching, Gather, Pending, SoFar};
 use crate::slab::Key;
 use coulee_core::shard::fetches::FetchedPart;
@@ -48,8 +48,7 @@ impl ShardServer {
             if *shard == self.id() {
                 self.parts.core.command(coulee_core::shard::Command::Hurry(*request));
             } else {
-                let for_nothing = RequestId(u64::MAX - 1);
-                self.ask(*shard, for_nothing, Question::Hurry(*request));
+                self.send_to(*shard, Message::Hurry(*request));
             }
         }
     }

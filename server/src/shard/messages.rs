@@ -66,6 +66,7 @@ impl ShardServer {
                 let request = self.expect_answer(Asker::Shard(from, number));
                 self.ask(self.id(), request, question);
             }
+            Message::Hurry(number) => self.hurry(from, number),
             Message::Answer(request, answer) => self.answered(request, answer.into()),
             Message::Report(report) => self.control(match report {
                 Report::Started => Event::ShardStarted,
@@ -126,11 +127,6 @@ impl ShardServer {
             Question::Fetch(spec) => Command::Fetch(request, spec),
             Question::Offset(uid, query) => Command::ListOffsets(request, uid, query),
             Question::Describe(uid) => Command::Describe(request, uid),
-            Question::Hurry(number) => {
-                // Asked of this shard by another under that shard's number: `request` was made for nothing.
-                let asker = self.pending.remove(Key(request.0)).map(|pending| pending.asker);
-                return self.hurry(asker, number);
-            }
             Question::Stats => {
                 // As a message: the connection that asks may be in the middle of being served.
                 let stats = Answer::Stats(Box::new(self.stats()));
@@ -140,9 +136,8 @@ impl ShardServer {
         self.parts.core.command(command);
     }
 
-    /// Has the fetch that a shard has asked for under `number` answered now.
-    fn hurry(&mut self, asker: Option<Asker>, number: RequestId) {
-        let Some(Asker::Shard(shard, _)) = asker else { return };
+    /// Has the fetch that a shard has asked for under its `number` answered now.
+    fn hurry(&mut self, shard: ShardId, number: RequestId) {
         let meant = Asker::Shard(shard, number);
         let keys: Vec<Key> = self.pending.keys().collect();
         for key in keys {
