@@ -16,7 +16,7 @@ use coulee_protocol::error::ErrorCode;
 use coulee_protocol::ids::{Offset, PartitionUid};
 use std::rc::Rc;
 
-/// A question about a partition, for the shard that owns it.
+/// A question about partitions, for the shard that owns them, or about a shard.
 #[derive(Debug)]
 pub(crate) enum Question {
     /// Append this batch.

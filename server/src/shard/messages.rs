@@ -1,9 +1,10 @@
 //! What shards say to each other, sent and taken: questions, answers, orders, connections; decides nothing.
 
+use super::answers::Come;
 use super::{News, ShardServer};
 use crate::connection::{Connection, Stage};
 use crate::limits::CYCLE_MESSAGES_MAX;
-use crate::message::{Answer, Message, Question, Report};
+use crate::message::{Message, Question, Report};
 use crate::pending::{Asker, Pending};
 use crate::slab::Key;
 use coulee_core::block::Block;
@@ -127,11 +128,8 @@ impl ShardServer {
             Question::Fetch(spec) => Command::Fetch(request, spec),
             Question::Offset(uid, query) => Command::ListOffsets(request, uid, query),
             Question::Describe(uid) => Command::Describe(request, uid),
-            Question::Stats => {
-                // As a message: the connection that asks may be in the middle of being served.
-                let stats = Answer::Stats(Box::new(self.stats()));
-                return self.send_to(shard, Message::Answer(request, stats));
-            }
+            // It is asked in messages only: no connection is being served now.
+            Question::Stats => return self.answered(request, Come::Stats(Box::new(self.stats()))),
         };
         self.parts.core.command(command);
     }
@@ -155,11 +153,11 @@ impl ShardServer {
             match effect {
                 Effect::Produced(CATALOG_REQUEST, result) => self.control(Event::Produced(result)),
                 Effect::Fetched(CATALOG_REQUEST, parts) => self.control(Event::Fetched(parts)),
-                Effect::Produced(request, result) => self.answered(request, super::answers::Come::Produced(result)),
-                Effect::Fetched(request, parts) => self.answered(request, super::answers::Come::Fetched(parts)),
-                Effect::Listed(request, listed) => self.answered(request, super::answers::Come::Listed(listed)),
+                Effect::Produced(request, result) => self.answered(request, Come::Produced(result)),
+                Effect::Fetched(request, parts) => self.answered(request, Come::Fetched(parts)),
+                Effect::Listed(request, listed) => self.answered(request, Come::Listed(listed)),
                 Effect::Described(request, described) => {
-                    self.answered(request, super::answers::Come::Described(described));
+                    self.answered(request, Come::Described(described));
                 }
                 Effect::Opened(uid, opened) => {
                     match &opened {

@@ -234,12 +234,8 @@ impl ShardServer {
         let whole = self.expect(key, connection, pending);
         for shard in 0..shards {
             let part = self.expect_answer(Asker::Part { whole, at: usize::from(shard) });
-            if ShardId(shard) == self.id() {
-                // Known at once, and on one shard all there is, while this connection is not in its place.
-                self.send_to(ShardId(shard), Message::Ask(part, Question::Stats));
-            } else {
-                self.ask(ShardId(shard), part, Question::Stats);
-            }
+            // As a message to this shard too: known at once, it would come while this connection is being served.
+            self.send_to(ShardId(shard), Message::Ask(part, Question::Stats));
         }
         Ok(())
     }
