@@ -521,6 +521,12 @@ impl View {
         self.settled
     }
 
+    /// What is to be said of something that the catalog does not have: it may come as long as that is being read.
+    #[must_use]
+    pub const fn absent(&self) -> ErrorCode {
+        if self.settled { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::Recovering }
+    }
+
     /// Partitions that take requests, and partitions in all: how far a start has come.
     #[must_use]
     pub fn progress(&self) -> (usize, usize) {
@@ -532,8 +538,8 @@ impl View {
     /// # Errors
     /// RECOVERING while it is being opened, PARTITION_OFFLINE, UNKNOWN_TOPIC_OR_PARTITION.
     pub fn state(&self, uid: PartitionUid) -> Result<LeaderEpoch, ErrorCode> {
-        let unknown = self.catalog.partition(uid).is_none();
-        let absent = if unknown && self.settled { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::Recovering };
+        let is_known = self.catalog.partition(uid).is_some();
+        let absent = if is_known { ErrorCode::Recovering } else { self.absent() };
         self.states.get(&uid).copied().unwrap_or(Err(absent))
     }
 }

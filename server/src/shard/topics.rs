@@ -60,8 +60,7 @@ impl ShardServer {
     }
 
     fn no_topic(&self, name: &str) -> metadata::Topic {
-        let error = if self.view.is_settled() { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::Recovering };
-        metadata::Topic { error: error.code(), name: name.as_bytes().to_vec(), ..Default::default() }
+        metadata::Topic { error: self.view.absent().code(), name: name.as_bytes().to_vec(), ..Default::default() }
     }
 
     fn topic(&self, topic: &Topic) -> metadata::Topic {
@@ -182,9 +181,7 @@ impl ShardServer {
         let request = open::<topics::DescribeRequest>(body)?;
         let name = topic_name(&request.name)?;
         let Some(topic) = self.view.catalog().topic(name) else {
-            let settled = self.view.is_settled();
-            let code = if settled { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::Recovering };
-            return Err(Refusal::new(code, name));
+            return Err(Refusal::new(self.view.absent(), name));
         };
         let uids: Vec<_> = topic.partitions.iter().map(|placed| placed.uid).collect();
         let partition = |(index, placed): (usize, &coulee_core::catalog::Placed)| topics::Partition {
