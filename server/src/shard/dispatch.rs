@@ -150,14 +150,8 @@ impl ShardServer {
     }
 
     pub(super) fn pending(&self, key: Key, header: FrameHeader, gather: Option<Gather>) -> Pending {
-        Pending {
-            asker: Asker::Connection(key),
-            header,
-            charge: Default::default(),
-            reservation: None,
-            began_us: self.clock.monotonic_us(),
-            gather: gather.map(Box::new),
-        }
+        let pending = Pending::new(Asker::Connection(key), header, self.clock.monotonic_us());
+        Pending { gather: gather.map(Box::new), ..pending }
     }
 
     /// The shard that owns a partition; this one where nobody knows it, to say so.

@@ -100,14 +100,7 @@ impl ShardServer {
 
     /// A number for a request of someone other than a connection.
     pub(super) fn expect_answer(&mut self, asker: Asker) -> RequestId {
-        let pending = Pending {
-            asker,
-            header: Default::default(),
-            charge: Default::default(),
-            reservation: None,
-            began_us: self.clock.monotonic_us(),
-            gather: None,
-        };
+        let pending = Pending::new(asker, Default::default(), self.clock.monotonic_us());
         RequestId(self.pending.insert(pending).0)
     }
 
