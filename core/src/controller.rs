@@ -169,7 +169,8 @@ struct Awaiting {
     request: RequestId,
     changed: Changed,
     left: BTreeSet<PartitionUid>,
-    failed: Option<PartitionUid>,
+    /// One of them could not be opened or removed.
+    failed: bool,
 }
 
 /// The controller.
@@ -436,7 +437,7 @@ impl Controller {
             Applied::Created(id) => self.carry_out(id, 0),
             Applied::Altered(id, first_new) => self.carry_out(id, first_new),
         };
-        self.awaiting.push(Awaiting { request, changed, left, failed: None });
+        self.awaiting.push(Awaiting { request, changed, left, failed: false });
         self.answer();
     }
 
@@ -453,9 +454,7 @@ impl Controller {
     /// A partition has been opened or removed.
     fn done(&mut self, uid: PartitionUid, well: bool) {
         for awaiting in &mut self.awaiting {
-            if awaiting.left.remove(&uid) && !well {
-                awaiting.failed = Some(uid);
-            }
+            awaiting.failed |= awaiting.left.remove(&uid) && !well;
         }
         self.answer();
     }
@@ -463,10 +462,7 @@ impl Controller {
     fn answer(&mut self) {
         let ready = |awaiting: &mut Awaiting| awaiting.left.is_empty();
         for awaiting in self.awaiting.extract_if(.., ready) {
-            let result = match awaiting.failed {
-                None => Ok(awaiting.changed),
-                Some(_) => Err(ChangeError::NotOpened),
-            };
+            let result = if awaiting.failed { Err(ChangeError::NotOpened) } else { Ok(awaiting.changed) };
             self.effects.push(Effect::Changed(awaiting.request, result));
         }
     }
