@@ -1,6 +1,6 @@
 //! Measures the codec of the protocol: building, validating, reading, framing, compressing; knows no log and no disk.
 
-use coulee_bench::{BATCH_RECORDS, VALUE_BYTES, batch, keys, push_all, values};
+use coulee_bench::{BATCH_RECORDS, VALUE_BYTES, batch, config, keys, push_all, values};
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES, LeaderFields, check_entry};
 use coulee_protocol::columns::builder::BatchBuilder;
 use coulee_protocol::columns::{self, Columns, Scratch};
@@ -10,7 +10,6 @@ use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset, PartitionUid};
 use coulee_protocol::limits::BATCH_BYTES_DEFAULT_MAX;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use std::time::Duration;
 
 /// Builds batches of 1,000 records into a recycled buffer; a time is that of the whole batch.
 fn build(criterion: &mut Criterion) {
@@ -127,13 +126,6 @@ fn compression(criterion: &mut Criterion) {
         });
     }
     group.finish();
-}
-
-fn config() -> Criterion {
-    Criterion::default()
-        .sample_size(50)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_millis(1_500))
 }
 
 criterion_group! {

@@ -4,7 +4,7 @@
 //! The disk copies what is written and what is read once, which a device does beside the processor; nothing is
 //! subtracted for it.
 
-use coulee_bench::{BATCH_RECORDS, Bed, OWNER, batch};
+use coulee_bench::{BATCH_RECORDS, Bed, OWNER, batch, config};
 use coulee_core::block::BlockPool;
 use coulee_core::executor::{Random, block_on};
 use coulee_core::log::recovery::{Report, recover};
@@ -93,13 +93,6 @@ fn recovery(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| bencher.iter(|| black_box(recovered(&bed))));
     }
     group.finish();
-}
-
-fn config() -> Criterion {
-    Criterion::default()
-        .sample_size(50)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_millis(1_500))
 }
 
 criterion_group! {

@@ -18,8 +18,10 @@ use coulee_protocol::columns::builder::{BatchBuilder, NewRecord};
 use coulee_protocol::compression::Codec;
 use coulee_protocol::ids::{ClusterId, PartitionUid, Timestamp, TopicId};
 use coulee_protocol::limits::BATCH_BYTES_DEFAULT_MAX;
+use criterion::Criterion;
 use std::fmt::Write as _;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 /// Records of a large batch.
 pub const BATCH_RECORDS: usize = 1_000;
@@ -27,6 +29,15 @@ pub const BATCH_RECORDS: usize = 1_000;
 pub const VALUE_BYTES: usize = 100;
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 16;
+
+/// How each bench is measured.
+#[must_use]
+pub fn config() -> Criterion {
+    Criterion::default()
+        .sample_size(50)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_millis(1_500))
+}
 
 /// The values of `count` records, one behind the other: readings of sensors as JSON, cut or filled to
 /// [`VALUE_BYTES`]. Codecs find in them what they find in such data: names that repeat, numbers that do not.

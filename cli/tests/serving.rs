@@ -1,9 +1,11 @@
 //! The program with its own broker: owns what a user sees of starts, refusals and ends; replaces no part of either.
 
+use coulee_client::Client;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 static FOLDERS: AtomicU32 = AtomicU32::new(0);
 
@@ -20,10 +22,11 @@ fn coulee(arguments: &[&str]) -> Command {
     command
 }
 
-fn serve(folder: &Path) -> Child {
+fn serve(folder: &Path, shards: u16) -> Child {
     let data_dir = folder.join("data");
     let data_dir = data_dir.to_str().expect("a path in UTF-8");
-    coulee(&["serve", "--data-dir", data_dir, "--listen", "127.0.0.1:0", "--shards", "2", "--set", "pool.bytes=16MiB"])
+    coulee(&["serve", "--data-dir", data_dir, "--listen", "127.0.0.1:0", "--set", "pool.bytes=16MiB"])
+        .args(["--shards", &shards.to_string()])
         .stderr(Stdio::null())
         .spawn()
         .expect("the program starts")
@@ -31,12 +34,16 @@ fn serve(folder: &Path) -> Child {
 
 impl Broker {
     fn start() -> Self {
+        Self::with_shards(2)
+    }
+
+    fn with_shards(shards: u16) -> Self {
         // Beside the executable: a temporary directory may lie in memory, where there is no direct I/O.
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("serving-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("the build directory can be written");
-        let mut child = serve(&folder);
-        let address = ready(&mut child);
+        let mut child = serve(&folder, shards);
+        let address = ready(&mut child, shards);
         Self { child, address, folder }
     }
 
@@ -70,11 +77,11 @@ impl Drop for Broker {
 }
 
 /// The address in the ready line.
-fn ready(child: &mut Child) -> String {
+fn ready(child: &mut Child, shards: u16) -> String {
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("a line comes");
     let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-    assert_eq!((&line["ready"], &line["shards"]), (&true.into(), &2.into()));
+    assert_eq!((&line["ready"], &line["shards"]), (&true.into(), &shards.into()));
     line["native"].as_str().expect("an address").to_owned()
 }
 
@@ -89,8 +96,8 @@ fn what_was_produced_is_consumed_before_and_after_a_restart() {
     assert_eq!(broker.told(&consume, b""), (0, lines.to_owned(), String::new()));
     assert_eq!(broker.terminate(), Some(0), "a drain with nothing to do needs no grace");
 
-    broker.child = serve(&broker.folder);
-    broker.address = ready(&mut broker.child);
+    broker.child = serve(&broker.folder, 2);
+    broker.address = ready(&mut broker.child, 2);
     assert_eq!(broker.told(&consume, b""), (0, lines.to_owned(), String::new()));
     let (code, keys, _) = broker.told(&["consume", "events.raw", "--offset", "1", "-n", "2", "-f", r"%o=%k\n"], b"");
     assert_eq!((code, keys.as_str()), (0, "1=b\n2=a\n"));
@@ -137,4 +144,16 @@ fn a_data_directory_or_an_address_in_use_is_a_conflict() {
         let stderr = String::from_utf8(stderr).unwrap();
         assert!(status.code() == Some(code) && stdout.is_empty() && stderr.contains(error), "{arguments:?}: {stderr}");
     }
+}
+
+#[test]
+fn statistics_are_answered_by_a_broker_of_one_shard() {
+    let broker = Broker::with_shards(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let asked = runtime.block_on(async {
+        let patience = Duration::from_secs(10);
+        let client = Client::builder().address(&broker.address).request_timeout(patience).connect().await.unwrap();
+        client.stats().await
+    });
+    assert_eq!(asked.map(|stats| stats.shards.len()), Ok(1));
 }

@@ -169,7 +169,8 @@ struct Awaiting {
     request: RequestId,
     changed: Changed,
     left: BTreeSet<PartitionUid>,
-    failed: Option<PartitionUid>,
+    /// One of them could not be opened or removed.
+    failed: bool,
 }
 
 /// The controller.
@@ -436,7 +437,7 @@ impl Controller {
             Applied::Created(id) => self.carry_out(id, 0),
             Applied::Altered(id, first_new) => self.carry_out(id, first_new),
         };
-        self.awaiting.push(Awaiting { request, changed, left, failed: None });
+        self.awaiting.push(Awaiting { request, changed, left, failed: false });
         self.answer();
     }
 
@@ -453,9 +454,7 @@ impl Controller {
     /// A partition has been opened or removed.
     fn done(&mut self, uid: PartitionUid, well: bool) {
         for awaiting in &mut self.awaiting {
-            if awaiting.left.remove(&uid) && !well {
-                awaiting.failed = Some(uid);
-            }
+            awaiting.failed |= awaiting.left.remove(&uid) && !well;
         }
         self.answer();
     }
@@ -463,10 +462,7 @@ impl Controller {
     fn answer(&mut self) {
         let ready = |awaiting: &mut Awaiting| awaiting.left.is_empty();
         for awaiting in self.awaiting.extract_if(.., ready) {
-            let result = match awaiting.failed {
-                None => Ok(awaiting.changed),
-                Some(_) => Err(ChangeError::NotOpened),
-            };
+            let result = if awaiting.failed { Err(ChangeError::NotOpened) } else { Ok(awaiting.changed) };
             self.effects.push(Effect::Changed(awaiting.request, result));
         }
     }
@@ -521,6 +517,12 @@ impl View {
         self.settled
     }
 
+    /// What is to be said of something that the catalog does not have: it may come as long as that is being read.
+    #[must_use]
+    pub const fn absent(&self) -> ErrorCode {
+        if self.settled { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::Recovering }
+    }
+
     /// Partitions that take requests, and partitions in all: how far a start has come.
     #[must_use]
     pub fn progress(&self) -> (usize, usize) {
@@ -532,8 +534,8 @@ impl View {
     /// # Errors
     /// RECOVERING while it is being opened, PARTITION_OFFLINE, UNKNOWN_TOPIC_OR_PARTITION.
     pub fn state(&self, uid: PartitionUid) -> Result<LeaderEpoch, ErrorCode> {
-        let unknown = self.catalog.partition(uid).is_none();
-        let absent = if unknown && self.settled { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::Recovering };
+        let is_known = self.catalog.partition(uid).is_some();
+        let absent = if is_known { ErrorCode::Recovering } else { self.absent() };
         self.states.get(&uid).copied().unwrap_or(Err(absent))
     }
 }

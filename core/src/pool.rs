@@ -4,6 +4,7 @@
 //! (docs/decisions/001). A file called `.log` in the pool has been zeroed and synced throughout; one called `.new` has
 //! not, and a start removes it.
 
+use crate::block::is_zero;
 use crate::disk::{Dir, Disk, DiskError, File, FileName};
 use crate::limits::{BLOCK_BYTES, ZERO_BYTES};
 use crate::log::segment::SegmentSize;
@@ -289,7 +290,7 @@ pub async fn load<D: Disk>(disk: &D, shard: u16, bytes_max: u64) -> Result<Segme
             disk.remove(name).await?;
             continue;
         };
-        if file.read_at(0, BLOCK_BYTES).await?.iter().any(|byte| *byte != 0) {
+        if !is_zero(&file.read_at(0, BLOCK_BYTES).await?) {
             file.zero(0..BLOCK_BYTES as u64).await?;
             file.sync().await?;
         }

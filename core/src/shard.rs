@@ -546,9 +546,8 @@ impl<D: Disk> Shard<D> {
         if self.stopping != Stopping::No {
             return Err(ProduceError::ShuttingDown);
         }
-        let absent = self.absence(uid);
         let Some(partition) = self.partitions.get_mut(&uid) else {
-            return Err(match absent {
+            return Err(match self.absence(uid) {
                 Absence::Opening => ProduceError::Recovering,
                 Absence::Unopenable(error) => ProduceError::Unopenable(error),
                 Absence::Unknown => ProduceError::Unknown,

@@ -76,8 +76,6 @@ pub(crate) struct Connection {
     pub(crate) queued: bool,
     /// It is in the list of connections with answers to send.
     pub(crate) flushing: bool,
-    /// It is in the list of connections that wait for the budget.
-    pub(crate) waits_for_budget: bool,
     /// Bytes of answers, as the shard's sum has them.
     pub(crate) counted_answers: usize,
     /// What it is waited for, as the shard's list of deadlines has it.
@@ -104,7 +102,6 @@ impl Connection {
             writable: true,
             queued: false,
             flushing: false,
-            waits_for_budget: false,
             counted_answers: 0,
             watch: None,
             client_name: Box::default(),

@@ -16,15 +16,13 @@ use coulee_protocol::error::ErrorCode;
 use coulee_protocol::ids::{Offset, PartitionUid};
 use std::rc::Rc;
 
-/// A question about a partition, for the shard that owns it.
+/// A question about partitions, for the shard that owns them, or about a shard.
 #[derive(Debug)]
 pub(crate) enum Question {
     /// Append this batch.
     Produce(PartitionUid, Acks, Vec<u8>),
     /// Read these.
     Fetch(FetchSpec),
-    /// Answer that fetch of this shard now, with what there is.
-    Hurry(RequestId),
     /// Look an offset up.
     Offset(PartitionUid, OffsetQuery),
     /// Say how it stands.
@@ -94,6 +92,8 @@ pub(crate) enum Message {
     Connection(Socket, Greeting),
     /// Please answer under this number of mine.
     Ask(RequestId, Question),
+    /// Please answer the fetch under this number of mine now, with what there is.
+    Hurry(RequestId),
     /// The answer to your number.
     Answer(RequestId, Answer),
     /// To the controller: what has happened.

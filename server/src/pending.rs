@@ -44,6 +44,14 @@ pub(crate) struct Pending {
     pub(crate) gather: Option<Box<Gather>>,
 }
 
+impl Pending {
+    /// A request of which nothing is held yet.
+    #[must_use]
+    pub(crate) fn new(asker: Asker, header: FrameHeader, began_us: u64) -> Self {
+        Self { asker, header, charge: Charge::default(), reservation: None, began_us, gather: None }
+    }
+}
+
 /// An answer that is put together from several.
 #[derive(Debug)]
 pub(crate) struct Gather {

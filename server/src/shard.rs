@@ -41,6 +41,8 @@ mod counts;
 mod dispatch;
 mod gather;
 mod messages;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 /// The token of the listening socket; connections have those behind it.
@@ -113,7 +115,7 @@ pub(crate) struct ShardServer {
     /// Connections to be served.
     queue: VecDeque<Key>,
     /// Connections that wait for the budget.
-    paused: Vec<Key>,
+    paused: BTreeSet<Key>,
     /// Frames taken in this cycle.
     cycle_frames: usize,
     /// Connections with answers to send.
@@ -158,7 +160,7 @@ impl ShardServer {
             view: View::default(),
             connections: Slab::default(),
             queue: VecDeque::new(),
-            paused: Vec::new(),
+            paused: BTreeSet::new(),
             cycle_frames: 0,
             flush: Vec::new(),
             deadlines: BTreeSet::new(),

@@ -73,6 +73,15 @@ impl Folder {
         &self.0
     }
 
+    /// The path of something in it, as text.
+    ///
+    /// # Panics
+    /// If the build directory has a name that is no text.
+    #[must_use]
+    pub fn at(&self, name: &str) -> String {
+        self.0.join(name).into_os_string().into_string().expect("the build directory's name is text")
+    }
+
     /// The data directory of a broker.
     #[must_use]
     pub fn data(&self) -> PathBuf {

@@ -82,11 +82,14 @@ pub struct TimedOffset {
 }
 
 impl<D: Disk> ReadJob<D> {
-    async fn open(&mut self) -> Result<D::File, DiskError> {
-        match self.file.take() {
-            Some(file) => Ok(file),
-            None => self.disk.open(self.name).await,
-        }
+    /// A walk over the segment's file, and the file.
+    async fn open(&mut self) -> Result<(Source<D::File>, D::File), DiskError> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => self.disk.open(self.name).await?,
+        };
+        let mapped = self.mapped.then(|| Rc::clone(&self.lease));
+        Ok((Source::new(file.clone(), self.data_end, mapped), file))
     }
 
     /// Reads whole batches from the one that holds `offset`: at most `bytes_max` bytes of them, but at least one.
@@ -94,9 +97,7 @@ impl<D: Disk> ReadJob<D> {
     /// # Errors
     /// [`ReadError`] when not even the first can be served.
     pub async fn read(mut self, offset: Offset, bytes_max: usize) -> Result<Batches<D::File>, ReadError> {
-        let file = self.open().await.map_err(ReadError::Disk)?;
-        let mapped = self.mapped.then(|| Rc::clone(&self.lease));
-        let mut source = Source::new(file.clone(), self.data_end, mapped);
+        let (mut source, file) = self.open().await.map_err(ReadError::Disk)?;
         let mut batches = Batches { slices: Vec::new(), next: offset, bytes_read: 0, file: (self.base, file) };
         let mut bytes = 0;
         while self.chain.next_offset < self.end {
@@ -161,9 +162,7 @@ impl<D: Disk> ReadJob<D> {
     /// # Errors
     /// [`ReadError`].
     pub async fn find_time(mut self, timestamp: Timestamp) -> Result<Option<TimedOffset>, ReadError> {
-        let file = self.open().await.map_err(ReadError::Disk)?;
-        let mapped = self.mapped.then(|| Rc::clone(&self.lease));
-        let mut source = Source::new(file, self.data_end, mapped);
+        let (mut source, _) = self.open().await.map_err(ReadError::Disk)?;
         while self.chain.next_offset < self.end {
             match source.step(self.position, &self.chain).await.map_err(ReadError::Disk)? {
                 Found::Batch(start, header, batch) => {

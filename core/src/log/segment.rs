@@ -2,7 +2,7 @@
 //!
 //! docs/STORAGE_FORMAT.md, "Segment file", specifies each byte.
 
-use crate::block::align_up;
+use crate::block::{align_up, is_zero};
 use crate::limits::{
     BATCH_ALIGN, BLOCK_BYTES, HEADER_PAGE_BYTES, LARGE_BATCH_BYTES, SEGMENT_END_BYTES, SEGMENT_EPOCHS_MAX,
     SEGMENT_SIZES,
@@ -207,7 +207,7 @@ pub(crate) fn u64_at(page: &[u8], at: usize) -> u64 {
 fn checked_page(bytes: &[u8], magic: [u8; 4]) -> Result<&[u8], PageError> {
     let page = bytes.get(..BLOCK_BYTES).ok_or(PageError::Truncated)?;
     if page[..4] != magic {
-        return Err(if page.iter().all(|byte| *byte == 0) { PageError::Empty } else { PageError::Magic });
+        return Err(if is_zero(page) { PageError::Empty } else { PageError::Magic });
     }
     if crc32fast::hash(&page[..PAGE_CRC_AT]) != u32_at(page, PAGE_CRC_AT) {
         return Err(PageError::Crc);
@@ -253,7 +253,7 @@ impl HeaderPage {
             return Err(PageError::UnknownFeatures { features });
         }
         let size = SegmentSize::of_bytes(u64::from(u32_at(page, 84))).ok_or(PageError::Fields)?;
-        if page[88..PAGE_CRC_AT].iter().any(|byte| *byte != 0) {
+        if !is_zero(&page[88..PAGE_CRC_AT]) {
             return Err(PageError::Fields);
         }
         Ok(Self {
@@ -361,8 +361,8 @@ impl Footer {
         }
         let used = FOOTER_EPOCHS_AT + epochs * FOOTER_EPOCH_BYTES;
         let version = u16::from_le_bytes(take(page, 4));
-        let zeros = page[6..8].iter().chain(&page[64..FOOTER_EPOCHS_AT]).chain(&page[used..PAGE_CRC_AT]);
-        if version != FORMAT_VERSION || zeros.into_iter().any(|byte| *byte != 0) {
+        let zeros = [&page[6..8], &page[64..FOOTER_EPOCHS_AT], &page[used..PAGE_CRC_AT]];
+        if version != FORMAT_VERSION || !zeros.into_iter().all(is_zero) {
             return Err(PageError::Fields);
         }
         let data_end = u32_at(page, 12);
@@ -420,7 +420,8 @@ impl Trailer {
         let sound = u16::from_le_bytes(take(page, 4)) == FORMAT_VERSION
             && trailer.footer_position.is_multiple_of(BLOCK_BYTES as u32)
             && (HEADER_PAGE_BYTES as u32..=size.data_end()).contains(&trailer.footer_position)
-            && page[16..PAGE_CRC_AT].iter().chain(&page[6..8]).all(|byte| *byte == 0);
+            && is_zero(&page[16..PAGE_CRC_AT])
+            && is_zero(&page[6..8]);
         if sound { Ok(trailer) } else { Err(PageError::Fields) }
     }
 }

@@ -167,22 +167,12 @@ impl<F: File> Source<F> {
         chain: &Chain,
     ) -> Result<(Offset, bool), DiskError> {
         let end = (position as usize + bytes).min(self.data_end as usize) as u32;
-        let (mut hint, mut stale, mut from) = (Offset(0), false, position);
-        while from < end {
-            let window = self.window(from, READ_BYTES).await?;
-            let window_end = window.base + window.bytes.len() as u32;
-            // Most of what lies here is zero: that is told at memory speed.
-            if !is_zero(&window.bytes[(from - window.base) as usize..]) {
-                for (_, header) in window.headers_from(from, chain.partition_uid) {
-                    hint = hint.max(header.leader.durable_end_hint);
-                    stale |= header.leader.batch_index >= chain.next_index;
-                }
-            }
-            if window_end >= end {
-                break;
-            }
-            from = (window_end - HEADER_BYTES as u32).max(from + BATCH_ALIGN as u32);
-        }
+        let (mut hint, mut stale) = (Offset(0), false);
+        let see = |header: &BatchHeader| {
+            hint = hint.max(header.leader.durable_end_hint);
+            stale |= header.leader.batch_index >= chain.next_index;
+        };
+        self.each_header(position..end, chain.partition_uid, see).await?;
         Ok((hint, stale))
     }
 
@@ -192,23 +182,38 @@ impl<F: File> Source<F> {
     /// # Errors
     /// The disk's.
     pub async fn testimony(&mut self, uid: PartitionUid, base: Offset) -> Result<(Offset, Offset), DiskError> {
-        let (mut hint, mut end, mut from) = (Offset(0), Offset(0), BLOCK_BYTES as u32);
-        while from < self.data_end {
+        let (mut hint, mut end) = (Offset(0), Offset(0));
+        let see = |header: &BatchHeader| {
+            if header.leader.base_offset >= base {
+                hint = hint.max(header.leader.durable_end_hint);
+                end = end.max(header.end_offset());
+            }
+        };
+        self.each_header(BLOCK_BYTES as u32..self.data_end, uid, see).await?;
+        Ok((hint, end))
+    }
+
+    /// Shows the valid headers of a partition that lie in `range` and a little behind it, some of them twice.
+    async fn each_header(
+        &mut self,
+        range: Range<u32>,
+        uid: PartitionUid,
+        mut see: impl FnMut(&BatchHeader),
+    ) -> Result<(), DiskError> {
+        let mut from = range.start;
+        while from < range.end {
             let window = self.window(from, READ_BYTES).await?;
             let window_end = window.base + window.bytes.len() as u32;
+            // Most of what lies here is zero: that is told at memory speed.
             if !is_zero(&window.bytes[(from - window.base) as usize..]) {
-                for (_, header) in
-                    window.headers_from(from, uid).filter(|(_, header)| header.leader.base_offset >= base)
-                {
-                    hint = hint.max(header.leader.durable_end_hint);
-                    end = end.max(header.end_offset());
-                }
+                window.headers_from(from, uid).for_each(|(_, header)| see(&header));
             }
-            if window_end >= self.data_end {
+            if window_end >= range.end {
                 break;
             }
+            // A header may straddle the end of the window.
             from = (window_end - HEADER_BYTES as u32).max(from + BATCH_ALIGN as u32);
         }
-        Ok((hint, end))
+        Ok(())
     }
 }

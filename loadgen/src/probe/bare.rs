@@ -62,6 +62,8 @@ impl Scanner {
 #[derive(Debug)]
 pub(super) struct Acker {
     pub(super) stream: TcpStream,
+    /// The other side has not closed.
+    pub(super) is_open: bool,
     out: Vec<u8>,
     /// The offset that the next ack names.
     next: u64,
@@ -70,7 +72,7 @@ pub(super) struct Acker {
 
 impl Acker {
     pub(super) const fn new(stream: TcpStream, records: u64) -> Self {
-        Self { stream, out: Vec::new(), next: 0, records }
+        Self { stream, is_open: true, out: Vec::new(), next: 0, records }
     }
 
     /// Adds the ack of one request.
@@ -98,6 +100,21 @@ impl Acker {
         self.out.drain(..sent);
         Ok(self.out.is_empty())
     }
+}
+
+/// Answers frames, each with its connection's place, and gives the sockets that are open what waits for them.
+pub(super) fn acknowledge<P>(
+    peers: &mut [P],
+    acker: impl Fn(&mut P) -> &mut Acker,
+    frames: Vec<(usize, u32)>,
+) -> Result<(), Fault> {
+    for (at, correlation) in frames {
+        acker(&mut peers[at]).ack(correlation);
+    }
+    for acker in peers.iter_mut().map(acker).filter(|acker| acker.is_open) {
+        acker.flush()?;
+    }
+    Ok(())
 }
 
 /// A file whose blocks have all been written before. It goes with this value.

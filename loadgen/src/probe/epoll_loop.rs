@@ -6,7 +6,7 @@
 //! ```
 //! The written pages are resident, so a write is a copy into the page cache; the sync writes them to the device.
 
-use super::bare::{Acker, FILE_BYTES, Recycled, Scanner, thread_cpu_us};
+use super::bare::{Acker, FILE_BYTES, Recycled, Scanner, acknowledge, thread_cpu_us};
 use crate::fault::Fault;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -31,7 +31,6 @@ struct Peer {
     readable: bool,
     /// The other side has closed: the end may come right behind bytes, without an event of its own.
     is_ending: bool,
-    is_open: bool,
 }
 
 /// The helper: an order is a sync, and the eventfd says that it is done.
@@ -96,7 +95,7 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&poll, &stream, epoll::EventData::new_u64(at as u64), flags).map_err(machine)?;
         let acker = Acker::new(stream, records);
-        peers.push(Peer { acker, scanner: Scanner::default(), readable: true, is_ending: false, is_open: true });
+        peers.push(Peer { acker, scanner: Scanner::default(), readable: true, is_ending: false });
     }
     let mut state = Loop {
         peers,
@@ -112,16 +111,16 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
         state.read_and_write()?;
         if !syncs {
             let written = std::mem::take(&mut state.written);
-            state.acknowledge(written)?;
+            acknowledge(&mut state.peers, |peer| &mut peer.acker, written)?;
         } else if !state.is_syncing && !state.written.is_empty() {
             std::mem::swap(&mut state.written, &mut state.syncing);
             state.is_syncing = true;
             syncer.order();
         }
-        if state.peers.iter().all(|peer| !peer.is_open) {
+        if state.peers.iter().all(|peer| !peer.acker.is_open) {
             break;
         }
-        let more = state.peers.iter().any(|peer| peer.readable && peer.is_open);
+        let more = state.peers.iter().any(|peer| peer.readable && peer.acker.is_open);
         let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         events.clear();
         epoll::wait(&poll, spare_capacity(&mut events), more.then_some(&none)).map_err(machine)?;
@@ -132,7 +131,7 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
                     rustix::io::read(&*syncer.done, &mut [0_u8; 8]).map_err(machine)?;
                     state.is_syncing = false;
                     let durable = std::mem::take(&mut state.syncing);
-                    state.acknowledge(durable)?;
+                    acknowledge(&mut state.peers, |peer| &mut peer.acker, durable)?;
                 }
                 at => {
                     state.peers[at].readable = true;
@@ -149,14 +148,14 @@ impl Loop {
     fn read_and_write(&mut self) -> Result<(), Fault> {
         let mut filled = 0;
         for (at, peer) in self.peers.iter_mut().enumerate() {
-            if !peer.readable || !peer.is_open || filled == self.buffer.len() {
+            if !peer.readable || !peer.acker.is_open || filled == self.buffer.len() {
                 continue;
             }
             let end = (filled + TURN_BYTES).min(self.buffer.len());
             let room = &mut self.buffer[filled..end];
             let wanted = room.len();
             match peer.acker.stream.read(room) {
-                Ok(0) => peer.is_open = false,
+                Ok(0) => peer.acker.is_open = false,
                 Ok(count) => {
                     peer.readable = count == wanted || peer.is_ending;
                     let written = &mut self.written;
@@ -164,7 +163,7 @@ impl Loop {
                     filled += count;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => peer.readable = false,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => peer.is_open = false,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => peer.acker.is_open = false,
                 Err(error) => return Err(Fault::Machine { what: "a bare read", error }),
             }
         }
@@ -175,16 +174,6 @@ impl Loop {
             let written = self.file.write_all_at(&self.buffer[..filled], self.at);
             written.map_err(Fault::machine("a bare write"))?;
             self.at += filled as u64;
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&mut self, frames: Vec<(usize, u32)>) -> Result<(), Fault> {
-        for (at, correlation) in frames {
-            self.peers[at].acker.ack(correlation);
-        }
-        for peer in self.peers.iter_mut().filter(|peer| peer.is_open) {
-            peer.acker.flush()?;
         }
         Ok(())
     }

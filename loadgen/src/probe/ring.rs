@@ -6,7 +6,7 @@
 //! ```
 //! A write that has the device for itself is durable by itself (RWF_DSYNC): that is a sync's round trip less.
 
-use super::bare::{Acker, FILE_BYTES, Recycled, Scanner, thread_cpu_us};
+use super::bare::{Acker, FILE_BYTES, Recycled, Scanner, acknowledge, thread_cpu_us};
 use crate::fault::Fault;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;
@@ -80,7 +80,6 @@ struct Peer {
     is_writing: [bool; 2],
     current: usize,
     is_receiving: bool,
-    is_open: bool,
 }
 
 /// Where a write's bytes lie.
@@ -129,7 +128,6 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
         is_writing: [false; 2],
         current: 0,
         is_receiving: false,
-        is_open: true,
     };
     let mut server = Server {
         ring,
@@ -154,7 +152,7 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
 impl Server {
     fn run(&mut self) -> Result<(), Fault> {
         let mut completed: Vec<cqueue::Entry> = Vec::new();
-        while self.peers.iter().any(|peer| peer.is_open) || !self.writes.is_empty() || self.syncing.is_some() {
+        while self.peers.iter().any(|peer| peer.acker.is_open) || !self.writes.is_empty() || self.syncing.is_some() {
             self.receive_all()?;
             self.ring.submit_and_wait(1).map_err(Fault::machine("a ring"))?;
             completed.extend(self.ring.completion());
@@ -183,7 +181,7 @@ impl Server {
     fn receive_all(&mut self) -> Result<(), Fault> {
         for at in 0..self.peers.len() {
             let peer = &mut self.peers[at];
-            if peer.is_receiving || !peer.is_open {
+            if peer.is_receiving || !peer.acker.is_open {
                 continue;
             }
             if peer.is_writing[peer.current] {
@@ -216,7 +214,7 @@ impl Server {
             Operation::Sync => {
                 checked("a bare sync", result)?;
                 let frames = self.syncing.take().expect("a sync is under way while it is waited for");
-                self.acknowledge(frames)
+                acknowledge(&mut self.peers, |peer| &mut peer.acker, frames)
             }
         }
     }
@@ -225,7 +223,7 @@ impl Server {
         let peer = &mut self.peers[at];
         peer.is_receiving = false;
         if result == 0 || result == -libc::ECONNRESET {
-            peer.is_open = false;
+            peer.acker.is_open = false;
             return Ok(());
         }
         checked("a bare read", result)?;
@@ -292,7 +290,7 @@ impl Server {
             let Some(write) = self.writes.pop_front() else { break };
             self.first += 1;
             if write.is_durable || !self.syncs {
-                self.acknowledge(write.frames)?;
+                acknowledge(&mut self.peers, |peer| &mut peer.acker, write.frames)?;
             } else {
                 self.written.extend(write.frames);
             }
@@ -302,16 +300,6 @@ impl Server {
             let fd = types::Fd(self.file.as_raw_fd());
             let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
             self.push(&entry.user_data(Operation::Sync.encode()))?;
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&mut self, frames: Vec<(usize, u32)>) -> Result<(), Fault> {
-        for (at, correlation) in frames {
-            self.peers[at].acker.ack(correlation);
-        }
-        for peer in self.peers.iter_mut().filter(|peer| peer.is_open) {
-            peer.acker.flush()?;
         }
         Ok(())
     }

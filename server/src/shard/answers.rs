@@ -3,6 +3,7 @@
 use super::ShardServer;
 use crate::connection::{Charge, Connection};
 use crate::message::{Answer, Greeting, Message};
+use crate::output::{Output, Spare};
 use crate::pending::{Asker, Pending};
 use crate::slab::Key;
 use coulee_core::block::Block;
@@ -64,8 +65,8 @@ impl ShardServer {
         }
     }
 
-    fn answer_connection(&mut self, key: Key, mut pending: Pending, come: Come) {
-        self.settle(&mut pending);
+    fn answer_connection(&mut self, key: Key, pending: Pending, come: Come) {
+        self.free(pending.reservation);
         let began_us = pending.began_us;
         let us = self.clock.monotonic_us().saturating_sub(began_us);
         let Some(connection) = present(self.connections.find(key)) else { return };
@@ -97,13 +98,6 @@ impl ShardServer {
         self.flush_soon(key);
     }
 
-    /// Gives back what a request has held of the budget.
-    fn settle(&mut self, pending: &mut Pending) {
-        if let Some(reservation) = pending.reservation.take() {
-            self.free(reservation);
-        }
-    }
-
     /// Has the answers of a connection sent at the end of this cycle, and the connection served again if it was full.
     pub(super) fn flush_soon(&mut self, key: Key) {
         if let Some(Some(connection)) = self.connections.find(key)
@@ -114,45 +108,37 @@ impl ShardServer {
         }
     }
 
-    /// Answers a request that was put together, or that another part of the broker has carried out.
-    pub(super) fn answer_with<T: api::Body>(&mut self, pending: &mut Pending, body: &T, batches: Vec<Block>) {
-        self.settle(pending);
-        let Asker::Connection(key) = pending.asker else { return };
-        let Some(connection) = present(self.connections.find(key)) else { return };
-        connection.discharge(pending.charge);
-        connection.output.answer(&mut self.spare, &pending.header, body, batches);
-        self.flush_soon(key);
+    /// Answers a request that was put together.
+    pub(super) fn answer_with<T: api::Body>(&mut self, pending: Pending, body: &T, batches: Vec<Block>) {
+        self.answering(pending, |output, spare, header| output.answer(spare, header, body, batches));
     }
 
-    /// Refuses such a request.
-    pub(super) fn refuse_with(&mut self, pending: &mut Pending, code: ErrorCode, detail: &str) {
-        self.settle(pending);
+    /// Refuses a request that was put together, or that another part of the broker was to carry out.
+    pub(super) fn refuse_with(&mut self, pending: Pending, code: ErrorCode, detail: &str) {
+        self.answering(pending, |output, spare, header| output.refuse(spare, header, code, detail));
+    }
+
+    /// Has the connection that asked answered, if it is still there.
+    fn answering(&mut self, pending: Pending, answer: impl FnOnce(&mut Output, &mut Spare, &FrameHeader)) {
+        self.free(pending.reservation);
         let Asker::Connection(key) = pending.asker else { return };
         let Some(connection) = present(self.connections.find(key)) else { return };
         connection.discharge(pending.charge);
-        connection.output.refuse(&mut self.spare, &pending.header, code, detail);
+        answer(&mut connection.output, &mut self.spare, &pending.header);
         self.flush_soon(key);
     }
 
     /// The controller has answered a change.
     pub(super) fn changed(&mut self, request: RequestId, result: Result<Changed, ChangeError>) {
-        let Some(mut pending) = self.pending.remove(Key(request.0)) else { return };
+        let Some(pending) = self.pending.remove(Key(request.0)) else { return };
         if let Asker::Shard(shard, number) = pending.asker {
             return self.send_to(shard, Message::Changed(number, result));
         }
-        let changed = match result {
-            Ok(changed) => changed,
-            Err(error) => return self.refuse_with(&mut pending, error.code(), &error.to_string()),
-        };
-        let (topic_id, partitions) = (changed.topic_id.0, changed.partitions);
-        match pending.header.api {
-            api if api == ApiKey::CreateTopic.code() => {
-                self.answer_with(&mut pending, &topics::v1::CreateResponse { topic_id, partitions }, Vec::new());
+        match result {
+            Ok(changed) => {
+                self.answering(pending, |output, spare, header| put_changed(output, spare, header, changed));
             }
-            api if api == ApiKey::AlterTopic.code() => {
-                self.answer_with(&mut pending, &topics::v1::AlterResponse { topic_id, partitions }, Vec::new());
-            }
-            _ => self.answer_with(&mut pending, &topics::v1::DeleteResponse { topic_id }, Vec::new()),
+            Err(error) => self.refuse_with(pending, error.code(), &error.to_string()),
         }
     }
 
@@ -182,6 +168,20 @@ impl ShardServer {
         pending.asker = Asker::Connection(key);
         connection.charge(pending.charge);
         RequestId(self.pending.insert(pending).0)
+    }
+}
+
+/// The answer to a change of a topic: which of the three it was, the request's header says.
+pub(super) fn put_changed(output: &mut Output, spare: &mut Spare, header: &FrameHeader, changed: Changed) {
+    let (topic_id, partitions) = (changed.topic_id.0, changed.partitions);
+    match header.api {
+        api if api == ApiKey::CreateTopic.code() => {
+            output.answer(spare, header, &topics::v1::CreateResponse { topic_id, partitions }, Vec::new());
+        }
+        api if api == ApiKey::AlterTopic.code() => {
+            output.answer(spare, header, &topics::v1::AlterResponse { topic_id, partitions }, Vec::new());
+        }
+        _ => output.answer(spare, header, &topics::v1::DeleteResponse { topic_id }, Vec::new()),
     }
 }
 

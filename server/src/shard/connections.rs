@@ -100,7 +100,7 @@ impl ShardServer {
         }
     }
 
-    fn enqueue(&mut self, key: Key) {
+    pub(super) fn enqueue(&mut self, key: Key) {
         if let Some(Some(connection)) = self.connections.find(key)
             && !connection.queued
         {
@@ -157,22 +157,20 @@ impl ShardServer {
         if handed_over {
             return self.hand_over(key, connection);
         }
-        let mut may_go_on = !connection.input.is_paused();
         match pause {
             Pause::Drained => connection.readable = false,
-            Pause::Turn => {}
-            // Its own frames have given something back.
-            Pause::Budget if self.freed != freed_before => may_go_on = true,
-            Pause::Budget => {
-                self.counts.paused_reads += 1;
-                if !std::mem::replace(&mut connection.waits_for_budget, true) {
-                    self.paused.push(key);
-                }
-            }
+            Pause::Turn | Pause::Budget => {}
             Pause::Gone => return self.close(key, connection),
             Pause::Broken(error) => self.break_off(&mut connection, &error),
         }
-        let again = may_go_on && connection.has_work(self.is_crowded());
+        // Where its own frames have given something back it tries again: whoever was woken then, it was not, as it was
+        // out of its place.
+        let waits_for_budget = connection.input.is_paused() && self.freed == freed_before;
+        if waits_for_budget {
+            self.counts.paused_reads += 1;
+            self.paused.insert(key);
+        }
+        let again = !waits_for_budget && connection.has_work(self.is_crowded());
         self.want_flush(key, &mut connection);
         self.put_back(key, connection);
         if again {
@@ -189,7 +187,7 @@ impl ShardServer {
         while !connection.is_full(self.is_crowded()) || connection.stage == Stage::Closing || handed_over {
             let Some(frame) = waited.pop_front().or_else(|| new.next()) else { break };
             if connection.stage == Stage::Closing || handed_over {
-                frame.reservation.into_iter().for_each(|reservation| self.free(reservation));
+                self.free(frame.reservation);
                 continue;
             }
             handed_over = self.frame(key, connection, frame);
@@ -203,8 +201,9 @@ impl ShardServer {
         handed_over
     }
 
-    /// Gives back what a frame has held of the budget, to those who wait for it.
-    pub(super) fn free(&mut self, reservation: Reservation) {
+    /// Gives back what a frame has held of the budget, if anything, to those who wait for it.
+    pub(super) fn free(&mut self, reservation: Option<Reservation>) {
+        let Some(reservation) = reservation else { return };
         self.budget.release(reservation);
         self.freed += 1;
         self.resume_paused();
@@ -337,9 +336,6 @@ impl ShardServer {
     /// Lets the connections that wait for the budget try again: some of it was released.
     pub(super) fn resume_paused(&mut self) {
         for key in std::mem::take(&mut self.paused) {
-            if let Some(Some(connection)) = self.connections.find(key) {
-                connection.waits_for_budget = false;
-            }
             self.enqueue(key);
         }
     }

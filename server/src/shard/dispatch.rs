@@ -43,6 +43,7 @@ impl ShardServer {
     /// Takes a frame. Whether the connection is to be handed over to another shard.
     pub(super) fn frame(&mut self, key: Key, connection: &mut Connection, frame: Frame) -> bool {
         if frame.header.is_response() {
+            self.free(frame.reservation);
             self.refuse(connection, &frame.header, ErrorCode::FrameInvalid, "a client sends requests, not responses");
             connection.stage = Stage::Closing;
             return false;
@@ -52,7 +53,10 @@ impl ShardServer {
         }
         let header = frame.header;
         let refused = match Api::find(header.api, header.version) {
-            Err(error) => Some(Refusal::new(error.code(), error.to_string())),
+            Err(error) => {
+                self.free(frame.reservation);
+                Some(Refusal::new(error.code(), error.to_string()))
+            }
             Ok(api) => self.request(key, connection, api.key, frame).err(),
         };
         if let Some(Refusal { code, detail }) = refused {
@@ -125,7 +129,7 @@ impl ShardServer {
         }
         let Frame { header, body, batches, reservation } = frame;
         // Only what follows was held for it, and a body this large is dealt with now.
-        reservation.into_iter().for_each(|reservation| self.free(reservation));
+        self.free(reservation);
         if !batches.bytes().is_empty() {
             return Err(Refusal::new(ErrorCode::InvalidRequest, "no record batch follows this request"));
         }
@@ -146,14 +150,8 @@ impl ShardServer {
     }
 
     pub(super) fn pending(&self, key: Key, header: FrameHeader, gather: Option<Gather>) -> Pending {
-        Pending {
-            asker: Asker::Connection(key),
-            header,
-            charge: Default::default(),
-            reservation: None,
-            began_us: self.clock.monotonic_us(),
-            gather: gather.map(Box::new),
-        }
+        let pending = Pending::new(Asker::Connection(key), header, self.clock.monotonic_us());
+        Pending { gather: gather.map(Box::new), ..pending }
     }
 
     /// The shard that owns a partition; this one where nobody knows it, to say so.
@@ -172,7 +170,7 @@ impl ShardServer {
         let request = match open::<produce::v1::Request>(&body) {
             Ok(request) => request,
             Err(error) => {
-                reservation.into_iter().for_each(|reservation| self.free(reservation));
+                self.free(reservation);
                 return Err(error.into());
             }
         };
@@ -182,14 +180,14 @@ impl ShardServer {
         if acks == Acks::Acknowledged
             && let Err(refusal) = self.check_known(partition)
         {
-            reservation.into_iter().for_each(|reservation| self.budget.release(reservation));
+            self.free(reservation);
             return Err(refusal);
         }
         let pending = Pending { reservation, ..self.pending(key, header, None) };
         // Without an answer nothing is kept of the request; its memory is the core's.
         let request = match acks {
             Acks::None => {
-                pending.reservation.into_iter().for_each(|reservation| self.free(reservation));
+                self.free(pending.reservation);
                 RequestId(u64::MAX - 1)
             }
             Acks::Acknowledged => self.expect(key, connection, pending),

@@ -3,7 +3,7 @@
 use super::ShardServer;
 use super::answers::{Come, fetch_response};
 use super::dispatch::FETCH_BYTES_MAX;
-use crate::message::Question;
+use crate::message::Message;
 use crate::pending::{Fetching, Gather, Pending, SoFar};
 use crate::slab::Key;
 use coulee_core::shard::fetches::FetchedPart;
@@ -48,8 +48,7 @@ impl ShardServer {
             if *shard == self.id() {
                 self.parts.core.command(coulee_core::shard::Command::Hurry(*request));
             } else {
-                let for_nothing = RequestId(u64::MAX - 1);
-                self.ask(*shard, for_nothing, Question::Hurry(*request));
+                self.send_to(*shard, Message::Hurry(*request));
             }
         }
     }
@@ -63,16 +62,16 @@ impl ShardServer {
         let Some(mut pending) = self.pending.remove(Key(whole.0)) else { return };
         let Some(Gather { so_far, .. }) = pending.gather.take().map(|gather| *gather) else { return };
         match so_far {
-            SoFar::Offsets(response) => self.answer_with(&mut pending, &response, Vec::new()),
-            SoFar::Topic(response) => self.answer_with(&mut pending, &*response, Vec::new()),
+            SoFar::Offsets(response) => self.answer_with(pending, &response, Vec::new()),
+            SoFar::Topic(response) => self.answer_with(pending, &*response, Vec::new()),
             SoFar::Stats(shards) => {
                 let shards = shards.into_iter().flatten().map(|shard| *shard).collect();
                 match self.process_stats(shards) {
-                    Ok(response) => self.answer_with(&mut pending, &response, Vec::new()),
+                    Ok(response) => self.answer_with(pending, &response, Vec::new()),
                     Err(error) => {
                         // Descriptors have run out: it may be better the next time.
                         let detail = format!("/proc cannot be read: {error}");
-                        self.refuse_with(&mut pending, ErrorCode::Overloaded, &detail);
+                        self.refuse_with(pending, ErrorCode::Overloaded, &detail);
                     }
                 }
             }
@@ -80,7 +79,7 @@ impl ShardServer {
                 let parts = bounded(fetching.parts.into_iter().flatten());
                 self.counts.fetched(&parts, self.clock.monotonic_us().saturating_sub(pending.began_us));
                 let (response, batches) = fetch_response(parts);
-                self.answer_with(&mut pending, &response, batches);
+                self.answer_with(pending, &response, batches);
             }
         }
     }

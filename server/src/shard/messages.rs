@@ -1,9 +1,10 @@
 //! What shards say to each other, sent and taken: questions, answers, orders, connections; decides nothing.
 
+use super::answers::Come;
 use super::{News, ShardServer};
 use crate::connection::{Connection, Stage};
 use crate::limits::CYCLE_MESSAGES_MAX;
-use crate::message::{Answer, Message, Question, Report};
+use crate::message::{Message, Question, Report};
 use crate::pending::{Asker, Pending};
 use crate::slab::Key;
 use coulee_core::block::Block;
@@ -66,6 +67,7 @@ impl ShardServer {
                 let request = self.expect_answer(Asker::Shard(from, number));
                 self.ask(self.id(), request, question);
             }
+            Message::Hurry(number) => self.hurry(from, number),
             Message::Answer(request, answer) => self.answered(request, answer.into()),
             Message::Report(report) => self.control(match report {
                 Report::Started => Event::ShardStarted,
@@ -98,14 +100,7 @@ impl ShardServer {
 
     /// A number for a request of someone other than a connection.
     pub(super) fn expect_answer(&mut self, asker: Asker) -> RequestId {
-        let pending = Pending {
-            asker,
-            header: Default::default(),
-            charge: Default::default(),
-            reservation: None,
-            began_us: self.clock.monotonic_us(),
-            gather: None,
-        };
+        let pending = Pending::new(asker, Default::default(), self.clock.monotonic_us());
         RequestId(self.pending.insert(pending).0)
     }
 
@@ -126,23 +121,14 @@ impl ShardServer {
             Question::Fetch(spec) => Command::Fetch(request, spec),
             Question::Offset(uid, query) => Command::ListOffsets(request, uid, query),
             Question::Describe(uid) => Command::Describe(request, uid),
-            Question::Hurry(number) => {
-                // Asked of this shard by another under that shard's number: `request` was made for nothing.
-                let asker = self.pending.remove(Key(request.0)).map(|pending| pending.asker);
-                return self.hurry(asker, number);
-            }
-            Question::Stats => {
-                // As a message: the connection that asks may be in the middle of being served.
-                let stats = Answer::Stats(Box::new(self.stats()));
-                return self.send_to(shard, Message::Answer(request, stats));
-            }
+            // It is asked in messages only: no connection is being served now.
+            Question::Stats => return self.answered(request, Come::Stats(Box::new(self.stats()))),
         };
         self.parts.core.command(command);
     }
 
-    /// Has the fetch that a shard has asked for under `number` answered now.
-    fn hurry(&mut self, asker: Option<Asker>, number: RequestId) {
-        let Some(Asker::Shard(shard, _)) = asker else { return };
+    /// Has the fetch that a shard has asked for under its `number` answered now.
+    fn hurry(&mut self, shard: ShardId, number: RequestId) {
         let meant = Asker::Shard(shard, number);
         let keys: Vec<Key> = self.pending.keys().collect();
         for key in keys {
@@ -160,11 +146,11 @@ impl ShardServer {
             match effect {
                 Effect::Produced(CATALOG_REQUEST, result) => self.control(Event::Produced(result)),
                 Effect::Fetched(CATALOG_REQUEST, parts) => self.control(Event::Fetched(parts)),
-                Effect::Produced(request, result) => self.answered(request, super::answers::Come::Produced(result)),
-                Effect::Fetched(request, parts) => self.answered(request, super::answers::Come::Fetched(parts)),
-                Effect::Listed(request, listed) => self.answered(request, super::answers::Come::Listed(listed)),
+                Effect::Produced(request, result) => self.answered(request, Come::Produced(result)),
+                Effect::Fetched(request, parts) => self.answered(request, Come::Fetched(parts)),
+                Effect::Listed(request, listed) => self.answered(request, Come::Listed(listed)),
                 Effect::Described(request, described) => {
-                    self.answered(request, super::answers::Come::Described(described));
+                    self.answered(request, Come::Described(described));
                 }
                 Effect::Opened(uid, opened) => {
                     match &opened {

@@ -1,14 +1,16 @@
 //! Topics and the broker itself, as clients see them: metadata, changes, descriptions; decides nothing about them.
 
 use super::ShardServer;
+use super::answers::put_changed;
 use super::dispatch::Refusal;
 use crate::connection::Connection;
 use crate::message::{Message, Question};
 use crate::pending::{Asker, Gather, SoFar};
 use crate::slab::Key;
 use coulee_core::catalog::record::Settings;
-use coulee_core::catalog::{Change, Topic};
+use coulee_core::catalog::{Applied, Change, Topic};
 use coulee_core::config::TopicConfig;
+use coulee_core::controller::Changed;
 use coulee_protocol::api::metadata::v1 as metadata;
 use coulee_protocol::api::topics::{is_internal, topic_name, v1 as topics};
 use coulee_protocol::api::{BodyError, broker, open, stats, text};
@@ -58,8 +60,7 @@ impl ShardServer {
     }
 
     fn no_topic(&self, name: &str) -> metadata::Topic {
-        let error = if self.view.is_settled() { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::Recovering };
-        metadata::Topic { error: error.code(), name: name.as_bytes().to_vec(), ..Default::default() }
+        metadata::Topic { error: self.view.absent().code(), name: name.as_bytes().to_vec(), ..Default::default() }
     }
 
     fn topic(&self, topic: &Topic) -> metadata::Topic {
@@ -99,14 +100,7 @@ impl ShardServer {
             replication_factor: request.replication_factor.to_native(),
             settings: settings(&request.configs)?,
         };
-        if request.flags & topics::FLAG_VALIDATE_ONLY != 0 {
-            let record = self.validate(change)?;
-            let response = topics::CreateResponse { topic_id: [0; 16], partitions: record };
-            connection.output.answer(&mut self.spare, &header, &response, Vec::new());
-            return Ok(());
-        }
-        self.change(key, connection, header, change);
-        Ok(())
+        self.change(key, connection, header, change, request.flags)
     }
 
     pub(super) fn alter_topic(
@@ -117,23 +111,14 @@ impl ShardServer {
         body: &[u8],
     ) -> Outcome {
         let request = open::<topics::AlterRequest>(body)?;
-        let name = topic_name(&request.name)?;
         let removed = request.removed.iter().map(|key| text("config key", &key.key).map(Into::into));
         let change = Change::Alter {
-            name: name.into(),
+            name: topic_name(&request.name)?.into(),
             set: settings(&request.set)?,
             removed: removed.collect::<Result<_, BodyError>>()?,
             partitions: request.partitions.to_native(),
         };
-        if request.flags & topics::FLAG_VALIDATE_ONLY != 0 {
-            let partitions = self.validate(change)?;
-            let topic_id = self.view.catalog().topic(name).map_or([0; 16], |topic| topic.id.0);
-            let response = topics::AlterResponse { topic_id, partitions };
-            connection.output.answer(&mut self.spare, &header, &response, Vec::new());
-            return Ok(());
-        }
-        self.change(key, connection, header, change);
-        Ok(())
+        self.change(key, connection, header, change, request.flags)
     }
 
     pub(super) fn delete_topic(
@@ -144,20 +129,33 @@ impl ShardServer {
         body: &[u8],
     ) -> Outcome {
         let request = open::<topics::DeleteRequest>(body)?;
-        let name = topic_name(&request.name)?;
-        let change = Change::Delete { name: name.into() };
-        if request.flags & topics::FLAG_VALIDATE_ONLY != 0 {
-            self.validate(change)?;
-            let topic_id = self.view.catalog().topic(name).map_or([0; 16], |topic| topic.id.0);
-            connection.output.answer(&mut self.spare, &header, &topics::DeleteResponse { topic_id }, Vec::new());
+        let change = Change::Delete { name: topic_name(&request.name)?.into() };
+        self.change(key, connection, header, change, request.flags)
+    }
+
+    /// Passes a change on to the controller, or only says what it would bring about.
+    fn change(
+        &mut self,
+        key: Key,
+        connection: &mut Connection,
+        header: FrameHeader,
+        change: Change,
+        flags: u8,
+    ) -> Outcome {
+        if flags & topics::FLAG_VALIDATE_ONLY != 0 {
+            let changed = self.validate(change)?;
+            put_changed(&mut connection.output, &mut self.spare, &header, changed);
             return Ok(());
         }
-        self.change(key, connection, header, change);
+        let pending = self.pending(key, header, None);
+        let request = self.expect(key, connection, pending);
+        // On shard 0 too: a refusal at once would find the connection taken out, in the middle of being served.
+        self.send_to(ShardId(0), Message::Change(request, change));
         Ok(())
     }
 
-    /// Checks a change against what this shard knows, and answers the partitions that the topic would have.
-    fn validate(&self, change: Change) -> Result<u32, Refusal> {
+    /// Checks a change against what this shard knows. A topic that would be made has no id yet.
+    fn validate(&self, change: Change) -> Result<Changed, Refusal> {
         if !self.view.is_settled() {
             return Err(Refusal::new(ErrorCode::Recovering, "the catalog is being read"));
         }
@@ -165,20 +163,12 @@ impl ShardServer {
         let planned =
             catalog.plan(change, self.shards()).map_err(|error| Refusal::new(error.code(), error.to_string()))?;
         let applied = catalog.apply(&planned).expect("a record applies to the state it was planned against");
+        let partitions = |id| catalog.topic_by_id(id).map_or(0, |topic| topic.partitions.len() as u32);
         Ok(match applied {
-            coulee_core::catalog::Applied::Created(id) | coulee_core::catalog::Applied::Altered(id, _) => {
-                catalog.topic_by_id(id).map_or(0, |topic| topic.partitions.len() as u32)
-            }
-            coulee_core::catalog::Applied::Deleted(_) => 0,
+            Applied::Created(id) => Changed { topic_id: TopicId([0; 16]), partitions: partitions(id) },
+            Applied::Altered(id, _) => Changed { topic_id: id, partitions: partitions(id) },
+            Applied::Deleted(topic) => Changed { topic_id: topic.id, partitions: 0 },
         })
-    }
-
-    /// Passes a change on to the controller.
-    fn change(&mut self, key: Key, connection: &mut Connection, header: FrameHeader, change: Change) {
-        let pending = self.pending(key, header, None);
-        let request = self.expect(key, connection, pending);
-        // On shard 0 too: a refusal at once would find the connection taken out, in the middle of being served.
-        self.send_to(ShardId(0), Message::Change(request, change));
     }
 
     pub(super) fn describe_topic(
@@ -191,9 +181,7 @@ impl ShardServer {
         let request = open::<topics::DescribeRequest>(body)?;
         let name = topic_name(&request.name)?;
         let Some(topic) = self.view.catalog().topic(name) else {
-            let settled = self.view.is_settled();
-            let code = if settled { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::Recovering };
-            return Err(Refusal::new(code, name));
+            return Err(Refusal::new(self.view.absent(), name));
         };
         let uids: Vec<_> = topic.partitions.iter().map(|placed| placed.uid).collect();
         let partition = |(index, placed): (usize, &coulee_core::catalog::Placed)| topics::Partition {
@@ -234,12 +222,8 @@ impl ShardServer {
         let whole = self.expect(key, connection, pending);
         for shard in 0..shards {
             let part = self.expect_answer(Asker::Part { whole, at: usize::from(shard) });
-            if ShardId(shard) == self.id() {
-                // Known at once, and on one shard all there is, while this connection is not in its place.
-                self.send_to(ShardId(shard), Message::Ask(part, Question::Stats));
-            } else {
-                self.ask(ShardId(shard), part, Question::Stats);
-            }
+            // As a message to this shard too: known at once, it would come while this connection is being served.
+            self.send_to(ShardId(shard), Message::Ask(part, Question::Stats));
         }
         Ok(())
     }

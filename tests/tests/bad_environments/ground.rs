@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{Broker, Folder};
+use crate::process::Broker;
+use coulee_tests::broker::Folder;
 
 /// A user that owns nothing.
 pub(crate) const NOBODY: u32 = 65_534;

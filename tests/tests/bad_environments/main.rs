@@ -10,8 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use coulee_tests::broker::{Folder, program};
 use ground::{Mount, NOBODY, acknowledged, ask_for_newer_reader, find, held, is_root, lines, system};
-use process::{Broker, Folder, piped, program, refused, run, tell};
+use process::{Broker, piped, refused, run, tell};
 
 #[cfg(test)]
 mod ground;

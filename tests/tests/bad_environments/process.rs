@@ -1,51 +1,8 @@
 //! The program as a process in a directory of its own: started, asked, killed; knows no claim that is tested.
 
-use std::fs;
+use coulee_tests::broker::program;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
-
-/// The program, built once.
-pub(crate) fn program() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let folder = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "coulee-cli", "--target-dir"])
-            .arg(&folder)
-            .status();
-        assert!(built.unwrap().success(), "the program is built");
-        folder.join("debug/coulee")
-    })
-}
-
-/// A directory that goes with its owner.
-pub(crate) struct Folder(pub(crate) PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        // Not the system's temporary directory, which may lie in memory: no direct I/O there.
-        let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = root.join(format!("environment-{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    pub(crate) fn at(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // A test that fails while a broker of its still writes leaves it there.
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
 
 /// What a run came to.
 #[derive(Debug)]
