@@ -36,6 +36,12 @@ pub(crate) const OUTBOX_MESSAGES_MAX: usize = 4_096;
 pub(crate) const CYCLE_ACCEPTS_MAX: usize = 16;
 /// Connections that a shard closes in one cycle because their time is over.
 pub(crate) const CYCLE_DEADLINES_MAX: usize = 16;
+/// Requests that are answered in one cycle because their client's time is over.
+pub(crate) const CYCLE_OVERTIMES_MAX: usize = 1_024;
+/// Requests that are noted with the time of their client before those that were noted first are looked at.
+pub(crate) const OVERTIME_NOTES_MAX: usize = 16_384;
+/// A request that is answered within this time is never put in the order of deadlines, in milliseconds.
+pub(crate) const OVERTIME_TICK_MS: u64 = 100;
 /// Connections that have their turn in one cycle.
 pub(crate) const CYCLE_TURNS_MAX: usize = 256;
 

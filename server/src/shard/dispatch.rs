@@ -5,7 +5,7 @@ use crate::connection::{Charge, Connection, Stage};
 use crate::input::Frame;
 use crate::limits::{FETCH_WAIT_MS_MAX, MODEST_FETCH_BYTES};
 use crate::message::{Greeting, Message, Question};
-use crate::pending::{Asker, Fetching, Gather, Pending, SoFar};
+use crate::pending::{Asker, Fetching, Gather, Patience, Pending, SoFar};
 use crate::slab::Key;
 use coulee_core::partition::Acks;
 use coulee_core::shard::fetches::{FetchPart, FetchSpec};
@@ -152,6 +152,7 @@ impl ShardServer {
             charge: Default::default(),
             reservation: None,
             began_us: self.clock.monotonic_us(),
+            patience: Patience::Endless,
             gather: gather.map(Box::new),
         }
     }
@@ -177,6 +178,7 @@ impl ShardServer {
             }
         };
         let partition = PartitionUid(request.partition_uid.to_native());
+        let timeout_ms = request.timeout_ms.to_native();
         let acks = if request.acks == produce::v1::ACKS_NONE { Acks::None } else { Acks::Acknowledged };
         self.counts.produce_requests += 1;
         if acks == Acks::Acknowledged
@@ -194,6 +196,7 @@ impl ShardServer {
             }
             Acks::Acknowledged => self.expect(key, connection, pending),
         };
+        self.limit_patience(request, timeout_ms);
         let owner = self.owner(partition);
         if owner == self.id() {
             self.parts.core.command(Command::Produce { request, partition, acks, batch: batches });

@@ -4,7 +4,7 @@ use super::{News, ShardServer};
 use crate::connection::{Connection, Stage};
 use crate::limits::CYCLE_MESSAGES_MAX;
 use crate::message::{Answer, Message, Question, Report};
-use crate::pending::{Asker, Pending};
+use crate::pending::{Asker, Patience, Pending};
 use crate::slab::Key;
 use coulee_core::block::Block;
 use coulee_core::controller::{CATALOG_REQUEST, Effect as ControllerEffect, Event, Told};
@@ -104,6 +104,7 @@ impl ShardServer {
             charge: Default::default(),
             reservation: None,
             began_us: self.clock.monotonic_us(),
+            patience: Patience::Endless,
             gather: None,
         };
         RequestId(self.pending.insert(pending).0)
