@@ -107,6 +107,8 @@ fn what_a_broker_refuses_is_told_with_what_to_do() {
     bad(&broker, "consume orders -p 7", 3, 3, "topic orders has no partition 7: there are 2, counted from 0");
     bad(&broker, "consume orders --offset soon", 2, 2_000, "expected start, end, an offset or @time");
     bad(&broker, "consume orders --offset 5 -p 0 -n 1", 1, 1, "--offset start");
+    bad(&broker, "consume orders --offset 5 --until-end", 1, 1, "partition 0 has no offset 5, it has 0 to 0");
+    assert_eq!(good(&broker, "consume orders --offset 0 --until-end"), "");
 }
 
 #[test]
