@@ -81,6 +81,7 @@ fn topics_are_made_shown_changed_and_deleted() {
         run(&broker, "topic delete orders --dry-run").err,
         "would delete topic orders with 5 partitions and 0 records\n"
     );
+    bad(&broker, "topic delete __catalog --dry-run", 2, 17, "names that begin with __ are the broker's own");
     bad(&broker, "topic delete orders", 2, 2_010, "say yes beforehand with: -y");
     good(&broker, "topic delete orders -y");
     assert_eq!(good(&broker, "topic list -o jsonl"), "");
