@@ -26,7 +26,7 @@ mod lock;
 mod place;
 
 pub use file::OpenFile;
-pub use lock::{DirLock, LockError, lock};
+pub use lock::{DirLock, LockError, check_free, lock};
 
 /// Where files are made; emptied by [`lock()`].
 const NEW_DIR: &str = "new";

@@ -241,6 +241,31 @@ fn the_running_configuration_is_what_the_broker_was_given() {
 }
 
 #[test]
+fn a_diagnosis_leaves_no_trace_and_tells_whether_the_directory_is_in_use() {
+    let folder = Folder::new();
+    let doctor = |data: &str| {
+        told(
+            command("", &["doctor", "--data-dir", data, "--listen", "127.0.0.1:0", "-o", "csv"])
+                .output()
+                .expect("it runs"),
+        )
+    };
+    let data = folder.data().join("below");
+    let found = doctor(data.to_str().expect("UTF-8"));
+    assert_eq!(found.code, 0, "{found:?}");
+    assert!(found.out.contains("will be made at the first start"), "{found:?}");
+    assert!(found.out.contains("\nio_uring and direct I/O,good,"), "it was tried beside: {found:?}");
+    assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 0);
+    fs::create_dir_all(&data).expect("a directory can be made");
+    let found = doctor(data.to_str().expect("UTF-8"));
+    assert!(found.code == 0 && found.out.contains("is there and free"), "{found:?}");
+    assert_eq!(fs::read_dir(&data).expect("it is there").count(), 0);
+    let broker = Broker::start();
+    let found = doctor(broker.folder().data().to_str().expect("UTF-8"));
+    assert!(found.code == 1 && found.out.contains("the data directory is in use by process "), "{found:?}");
+}
+
+#[test]
 fn a_second_broker_on_the_same_address_or_data_is_told_who_is_in_the_way() {
     let broker = Broker::start();
     let other = Folder::new();
