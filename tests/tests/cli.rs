@@ -142,6 +142,24 @@ fn lines_go_in_and_come_out_as_they_were() {
 }
 
 #[test]
+fn a_line_may_be_as_long_as_the_topic_takes_records() {
+    let broker = Broker::start();
+    good(&broker, "topic create t --set max.message.bytes=4000000");
+    let line = |bytes: usize| [&vec![b'x'; bytes][..], b"\n"].concat();
+    let (large, too_large) = (line(3_900_000), line(4_000_000));
+    let sent = run_with(&broker, "produce t -q", &[&b"a\n"[..], &large, b"b\n"].concat());
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    let lengths = |text: &str| text.lines().map(str::len).collect::<Vec<_>>();
+    assert_eq!(lengths(&good(&broker, "consume t --until-end")), [1, 3_900_000, 1]);
+    let refused = run_with(&broker, "produce t", &[&too_large[..], b"c\n"].concat());
+    let told = refused.err.contains("line 1: record needs ")
+        && refused.err.contains(" bytes, max.message.bytes of the topic is 4000000\n");
+    assert!(refused.code == 7 && told, "{}: {}", refused.code, refused.err);
+    good(&broker, "topic alter t --set max.message.bytes=5000000");
+    assert_eq!(run_with(&broker, "produce t -q", &too_large).code, 0);
+}
+
+#[test]
 fn events_that_a_simulation_tells_are_where_it_says() {
     let broker = Broker::start();
     good(&broker, "topic create events.raw -p 4");
