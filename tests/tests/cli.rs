@@ -283,6 +283,38 @@ fn a_diagnosis_leaves_no_trace_and_tells_whether_the_directory_is_in_use() {
     assert!(found.code == 1 && found.out.contains("the data directory is in use by process "), "{found:?}");
 }
 
+/// What bash completes the last of these words to, with the script of the program.
+fn completed(address: &str, words: &str) -> Vec<String> {
+    let script = r#"
+        source <("$0" completion bash)
+        COMP_WORDS=("$0" "$@"); COMP_CWORD=$#; COMPREPLY=()
+        _coulee_or_topics "$0" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let mut bash = Command::new("/bin/bash");
+    bash.args(["--norc", "-c", script]).arg(program()).args(words.split(' '));
+    let output = bash.env("COULEE_ADDRESS", address).output().expect("there is a bash");
+    let told = told(output);
+    assert_eq!(told.err, "", "{words}");
+    told.out.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_completes_the_names_of_topics_from_the_running_broker() {
+    let broker = Broker::start();
+    for name in ["orders", "orders.old", "users"] {
+        good(&broker, &format!("topic create {name}"));
+    }
+    assert_eq!(completed(broker.address(), "topic describe or"), ["orders", "orders.old"]);
+    assert_eq!(completed(broker.address(), "consume -n 3 "), ["orders", "orders.old", "users"]);
+    assert_eq!(completed(broker.address(), "topic descr"), ["describe"]);
+    assert!(completed(broker.address(), "consume --until").contains(&"--until-end".to_owned()));
+    // Nobody listens there any more: flags are completed as before, and nothing is said.
+    let address = broker.address().to_owned();
+    let _folder = broker.stop();
+    assert!(!completed(&address, "consume or").contains(&"orders".to_owned()));
+}
+
 #[test]
 fn a_second_broker_on_the_same_address_or_data_is_told_who_is_in_the_way() {
     let broker = Broker::start();
