@@ -43,6 +43,8 @@ mod dispatch;
 mod gather;
 mod messages;
 mod overtime;
+#[cfg(test)]
+mod scene;
 mod topics;
 
 /// The token of the listening socket; connections have those behind it.
@@ -344,6 +346,25 @@ impl ShardServer {
     fn core_stopped(&mut self) {
         if let Phase::Draining(until) = self.phase {
             self.phase = Phase::Parting(until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scene::Scene;
+    use super::*;
+
+    #[test]
+    fn a_shard_that_stops_never_rests_unless_the_disk_will_wake_it() {
+        let mut scene = Scene::open();
+        while scene.server.cycle() || scene.server.parts.ring.in_flight() > 0 {}
+        scene.controls.stop();
+        // The grace period is an hour, so that it is no way out.
+        while scene.server.phase != Phase::Over {
+            let worked = scene.server.cycle();
+            let is_woken = scene.server.parts.ring.in_flight() > 0;
+            assert!(worked || is_woken || scene.server.phase == Phase::Over, "it sleeps and nobody wakes it");
         }
     }
 }
