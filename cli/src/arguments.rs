@@ -59,6 +59,13 @@ pub(crate) enum Command {
         /// For this shell.
         shell: Shell,
     },
+    /// Print what the last word may be, where it is the name of a topic; nothing, whatever is wrong.
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words behind the program's name, up to the one that is written.
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
 }
 
 /// How an answer looks.

@@ -45,6 +45,7 @@ pub(crate) fn run(arguments: Arguments, terminal: Terminal) -> Result<(), Stop> 
         Command::Doctor(doctor) => doctor::run(&context, &doctor),
         Command::Config(config) => config::run(&context, &config),
         Command::Completion { shell } => completion::run(shell),
+        Command::Complete { words } => completion::topics(&context, &words),
         Command::Topic(topic) => runtime()?.block_on(topic::run(&context, topic)),
         Command::Produce(produce) => runtime()?.block_on(produce::run(&context, produce)),
         Command::Consume(consume) => runtime()?.block_on(consume::run(&context, consume)),

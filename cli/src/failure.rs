@@ -298,7 +298,7 @@ pub(crate) fn exit_of(code: ErrorCode) -> Exit {
 fn hint_of(code: ErrorCode) -> Option<&'static str> {
     use ErrorCode as E;
     Some(match code {
-        E::OffsetOutOfRange => "begin at the first readable record with: --offset start",
+        E::OffsetOutOfRange => "begin with --offset start, or behind the last record with --offset end",
         E::UnknownTopicOrPartition => "see the topics with: coulee topic list",
         E::MessageTooLarge => "raise the topic's limit with: coulee topic alter TOPIC --set max.message.bytes=N",
         E::InvalidTopicException => "a name is 1 to 249 letters and digits of ASCII, '.', '_' and '-', not '.' or '..'",

@@ -272,10 +272,22 @@ impl Client {
     /// [`AdminError`]; `Refused` with `UNKNOWN_TOPIC_OR_PARTITION` where there is none of that name.
     pub async fn delete_topic(&self, name: &str) -> Result<TopicId, AdminError> {
         check_topic_name(name).map_err(AdminError::TopicName)?;
-        let request = topics::DeleteRequest { name: name.as_bytes().to_vec(), flags: 0 };
+        let request = topics::DeleteRequest { name: name.as_bytes().to_vec(), flags: flags(false) };
         let response: Result<topics::DeleteResponse, _> = self.change(ApiKey::DeleteTopic, &request).await;
         self.forget_topic(name);
         response.map(|deleted| TopicId(deleted.topic_id))
+    }
+
+    /// Has the broker check that a topic can be deleted, and deletes nothing. Gives its id.
+    ///
+    /// # Errors
+    /// As [`Client::delete_topic`].
+    pub async fn check_delete_topic(&self, name: &str) -> Result<TopicId, AdminError> {
+        check_topic_name(name).map_err(AdminError::TopicName)?;
+        let request = topics::DeleteRequest { name: name.as_bytes().to_vec(), flags: flags(true) };
+        // Nothing changes, so it may be asked again.
+        let response: topics::DeleteResponse = self.read(ApiKey::DeleteTopic, &request).await?;
+        Ok(TopicId(response.topic_id))
     }
 
     /// Changes a topic's configuration, or gives it more partitions.

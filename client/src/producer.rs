@@ -31,6 +31,9 @@ use crate::error::{AdminError, SendError};
 use crate::limits::{PRODUCER_MEMORY_MAX, RECORD_OVERHEAD_BYTES, WINDOW_MAX};
 use crate::retry::{self, Verdict};
 
+/// The topic's configuration key for what a batch may have.
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
 /// A record to be sent; borrows what it is made of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Record<'a> {
@@ -108,6 +111,8 @@ pub struct ProducerBuilder {
     rules: Rules,
     acks: Acks,
     memory_bytes_max: usize,
+    /// Whether the topic says how large a record may be.
+    asks_topic: bool,
 }
 
 impl ProducerBuilder {
@@ -115,12 +120,13 @@ impl ProducerBuilder {
         let rules = Rules {
             codec: Codec::None,
             batch_bytes_max: BATCH_BYTES_DEFAULT_MAX,
+            record_bytes_max: BATCH_BYTES_DEFAULT_MAX,
             batch_records_max: BATCH_RECORDS_MAX as usize,
             linger: Duration::from_millis(5),
             window: 5,
             delivery_timeout: Duration::from_secs(120),
         };
-        Self { client, topic, rules, acks: Acks::default(), memory_bytes_max: 32 << 20 }
+        Self { client, topic, rules, acks: Acks::default(), memory_bytes_max: 32 << 20, asks_topic: true }
     }
 
     /// How long a batch waits for more records; 0 sends at once. 5 ms by default. While the window has no room a batch
@@ -131,11 +137,13 @@ impl ProducerBuilder {
         self
     }
 
-    /// Bytes of a batch before compression, at most: 1,048,588 by default, which is the default `max.message.bytes` of
-    /// topics; never above 8 MiB.
+    /// Bytes of a batch before compression, at most; never above 8 MiB. Without this, 1,048,588, which is the default
+    /// `max.message.bytes` of topics, and a record that is larger goes alone if the topic takes it.
     #[must_use]
     pub fn batch_bytes_max(mut self, bytes: usize) -> Self {
         self.rules.batch_bytes_max = bytes.min(BATCH_BYTES_MAX);
+        self.rules.record_bytes_max = self.rules.batch_bytes_max;
+        self.asks_topic = false;
         self
     }
 
@@ -247,7 +255,15 @@ impl Producer {
         let timestamp_ms = record.timestamp_ms.unwrap_or_else(now_ms);
         let Record { key, value, headers, .. } = record;
         let new = NewRecord { timestamp: Timestamp(timestamp_ms), key, value, headers };
-        let taken = lock(&self.core.accumulator).push(self.core.now(), record.partition, &new, cost)?;
+        let push = || lock(&self.core.accumulator).push(self.core.now(), record.partition, &new, cost);
+        let taken = match push() {
+            // Seldom enough to ask each time: the limit may have been raised a moment ago.
+            Err(SendError::TooLarge { .. }) if self.core.options.asks_topic => {
+                self.core.learn_record_bytes_max().await;
+                push()?
+            }
+            taken => taken?,
+        };
         // The batch gives it back.
         permit.forget();
         if taken.wakes {
@@ -295,6 +311,15 @@ impl Core {
     /// Time since the producer's beginning.
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// Asks how large a record of the topic may be. Where nobody answers it stays as it was.
+    async fn learn_record_bytes_max(&self) {
+        let Ok(described) = self.options.client.describe_topic(&self.options.topic).await else { return };
+        let limit = described.configs.iter().find(|config| config.key == MAX_MESSAGE_BYTES);
+        if let Some(bytes_max) = limit.and_then(|config| config.value.parse().ok()) {
+            lock(&self.accumulator).allow_records(bytes_max);
+        }
     }
 
     /// What is held goes as soon as it can.
@@ -358,10 +383,15 @@ impl Core {
     /// Builds a batch, unless it was built for an earlier try.
     fn build(&self, batch: &mut Batch) -> Result<Bytes, Landing> {
         if let Content::Records(builder) = &mut batch.content {
+            let bytes = builder.bytes();
             let built = builder.finish().map_err(Landing::Unbuilt)?;
             let content = std::mem::replace(&mut batch.content, Content::Built(Bytes::from(built)));
-            if let Content::Records(builder) = content {
-                lock(&self.accumulator).keep_builder(*builder);
+            let mut accumulator = lock(&self.accumulator);
+            // The builder of a large record has a bound of its own.
+            if let Content::Records(builder) = content
+                && bytes <= accumulator.batch_bytes_max()
+            {
+                accumulator.keep_builder(*builder);
             }
         }
         match &batch.content {

@@ -181,6 +181,8 @@ pub trait Disk: Clone + fmt::Debug + 'static {
     fn list(&self, dir: Dir) -> impl Future<Output = Result<Vec<FileName>, DiskError>>;
     /// Partitions that have a directory, sorted.
     fn list_partitions(&self) -> impl Future<Output = Result<Vec<PartitionUid>, DiskError>>;
+    /// Shards that have a pool, sorted, whether there still is such a shard or not.
+    fn list_pools(&self) -> impl Future<Output = Result<Vec<u16>, DiskError>>;
     /// Renames a file, replacing what is there.
     fn rename(&self, from: FileName, to: FileName) -> impl Future<Output = Result<(), DiskError>>;
     /// Removes a file; fine if it is gone.

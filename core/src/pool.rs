@@ -299,3 +299,114 @@ pub async fn load<D: Disk>(disk: &D, shard: u16, bytes_max: u64) -> Result<Segme
     disk.sync_dir(Dir::Pool(shard)).await?;
     Ok(SegmentPool::new(shard, found, last, bytes_max))
 }
+
+/// What became of the pools of shards that are no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Files that have gone over into the pools of other shards.
+    pub moved: usize,
+    /// Files that there was no room for, or that nobody can use.
+    pub removed: usize,
+}
+
+/// Shares what lies in the pools of shards that are no more among the `shards` that there are, as far as each has room
+/// below `bytes_max`, and removes the rest. To be run before any of them starts: what it finds in its pool then, it
+/// looks at as always.
+///
+/// # Errors
+/// The disk's; a file then lies in one of both pools, and the next start goes on.
+pub async fn adopt<D: Disk>(disk: &D, shards: u16, bytes_max: u64) -> Result<Adopted, DiskError> {
+    assert!(shards > 0, "a broker has a shard");
+    let mut adopted = Adopted::default();
+    for orphan in disk.list_pools().await?.into_iter().filter(|shard| *shard >= shards) {
+        let heir = orphan % shards;
+        disk.create_dir(Dir::Pool(heir)).await?;
+        let (mut bytes, mut last) = (0, 0);
+        for name in disk.list(Dir::Pool(heir)).await? {
+            if let FileName::Pool(_, number) | FileName::Fresh(_, number) = name {
+                bytes += disk.open(name).await?.len();
+                last = last.max(number);
+            }
+        }
+        for name in disk.list(Dir::Pool(orphan)).await? {
+            let size = match name {
+                FileName::Pool(..) => SegmentSize::of_bytes(disk.open(name).await?.len()),
+                _ => None,
+            };
+            match size.map(|size| u64::from(size.bytes())).filter(|size| bytes + size <= bytes_max) {
+                Some(size) => {
+                    bytes += size;
+                    last += 1;
+                    disk.rename(name, FileName::Pool(heir, last)).await?;
+                    adopted.moved += 1;
+                }
+                None => {
+                    disk.remove(name).await?;
+                    adopted.removed += 1;
+                }
+            }
+        }
+        for pool in [heir, orphan] {
+            disk.sync_dir(Dir::Pool(pool)).await?;
+        }
+    }
+    Ok(adopted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::memory::MemoryDisk;
+    use crate::executor::{Random, block_on};
+
+    const SMALL: SegmentSize = SegmentSize::ALL[0];
+
+    /// A disk with ready files of the smallest size in the pools of these shards.
+    fn disk(files: &[(u16, u64)]) -> MemoryDisk {
+        let disk = MemoryDisk::new();
+        block_on(&disk, &mut Random::new(1), async {
+            for (shard, number) in files {
+                disk.create_dir(Dir::Pool(*shard)).await.unwrap();
+                make_ready(disk.clone(), *shard, *number, SMALL).await.unwrap();
+            }
+        });
+        disk
+    }
+
+    #[test]
+    fn pools_of_shards_that_are_no_more_are_shared_among_those_that_are() {
+        let disk = disk(&[(0, 3), (2, 3), (2, 8), (3, 1), (4, 1)]);
+        let bytes_max = 3 * u64::from(SMALL.bytes());
+        block_on(&disk, &mut Random::new(2), async {
+            make_fresh(disk.clone(), 3, 9, SMALL).await.unwrap();
+            disk.create(FileName::Pool(3, 10), 4_096).await.unwrap();
+            let adopted = adopt(&disk, 2, bytes_max).await.unwrap();
+            // Of shard 2 both files fit into pool 0, of shard 4 none; of shard 3 one is of use.
+            assert_eq!(adopted, Adopted { moved: 3, removed: 3 });
+            for orphan in 2..5 {
+                assert_eq!(disk.list(Dir::Pool(orphan)).await, Ok(Vec::new()));
+            }
+            for (shard, count) in [(0, 3), (1, 1)] {
+                let pool = load(&disk, shard, bytes_max).await.unwrap();
+                assert_eq!((pool.len(), pool.ready_bytes() <= bytes_max), (count, true), "{shard}");
+            }
+            assert_eq!(adopt(&disk, 2, bytes_max).await, Ok(Adopted::default()), "once is enough");
+        });
+    }
+
+    #[test]
+    fn a_segment_that_had_begun_in_an_adopted_file_is_gone_before_anybody_uses_it() {
+        let disk = disk(&[(1, 1)]);
+        block_on(&disk, &mut Random::new(3), async {
+            let file = disk.open(FileName::Pool(1, 1)).await.unwrap();
+            let mut page = crate::block::BlockPool::new(0).take(BLOCK_BYTES);
+            page.extend(&[7; BLOCK_BYTES]);
+            file.write_at(vec![page.freeze()], 0, crate::disk::WriteMode::Written).await.unwrap();
+            adopt(&disk, 1, 1 << 30).await.unwrap();
+            let mut pool = load(&disk, 0, 1 << 30).await.unwrap();
+            let segment = pool.take(SMALL, SMALL, 0).unwrap();
+            let first = segment.file.read_at(0, BLOCK_BYTES).await.unwrap();
+            assert!(first.iter().all(|byte| *byte == 0));
+        });
+    }
+}

@@ -26,10 +26,12 @@ mod lock;
 mod place;
 
 pub use file::OpenFile;
-pub use lock::{DirLock, LockError, lock};
+pub use lock::{DirLock, LockError, check_free, lock};
 
 /// Where files are made; emptied by [`lock()`].
 const NEW_DIR: &str = "new";
+/// Holds one directory for each shard's pool.
+const POOLS_DIR: &str = "pool";
 /// The file whose fdatasync flushes the device.
 const FLUSH_FILE: &str = "flush";
 /// Files are the broker's own; a group may be let in by those who run it.
@@ -187,7 +189,7 @@ impl FileDisk {
 
     /// Names of entries in `dir` that are UTF-8; none where there is no such directory. Blocks: a list is for starts
     /// and for opening a partition.
-    fn entries(&self, dir: Dir) -> Result<Vec<String>, DiskError> {
+    fn entries(&self, dir: impl fmt::Display) -> Result<Vec<String>, DiskError> {
         let failed = |error: std::io::Error| disk_error(Errno::of(&error));
         let entries = match fs::read_dir(self.root.path.join(dir.to_string())) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -252,6 +254,13 @@ impl Disk for FileDisk {
         let mut uids: Vec<_> = self.entries(Dir::Partitions)?.iter().filter_map(named).collect();
         uids.sort_unstable();
         Ok(uids)
+    }
+
+    async fn list_pools(&self) -> Result<Vec<u16>, DiskError> {
+        let named = |name: &String| name.parse().ok().filter(|shard: &u16| shard.to_string() == *name);
+        let mut shards: Vec<_> = self.entries(POOLS_DIR)?.iter().filter_map(named).collect();
+        shards.sort_unstable();
+        Ok(shards)
     }
 
     async fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError> {

@@ -10,7 +10,8 @@ use std::ffi::CString;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// What the executor and the rings of one shard want to lock.
@@ -93,6 +94,34 @@ pub fn run(dir: &Path) -> Result<Findings, SelfTestError> {
     Ok(Findings { is_device_flush_proved: disk.device_flush_proved() })
 }
 
+/// Tries everything as [`run`] does where the data directory `dir` is or will be, and leaves nothing behind: in a
+/// directory of its own inside `dir`, or inside the nearest directory above it that is there.
+///
+/// # Errors
+/// [`SelfTestError`] for the first thing that does not work.
+pub fn run_apart(dir: &Path) -> Result<Findings, SelfTestError> {
+    let failed = |error: std::io::Error| SelfTestError::from(Errno::of(&error));
+    let place = std::path::absolute(dir).map_err(failed)?;
+    let mut above = place.ancestors();
+    // A file in the way is no directory to be made: what is there under this name has to be one.
+    let nearest = above.find(|path| path.symlink_metadata().is_ok()).unwrap_or(&place);
+    let trial = Trial(nearest.join(format!(".coulee-trial.{}", std::process::id())));
+    std::fs::DirBuilder::new().mode(0o700).create(&trial.0).map_err(failed)?;
+    let findings = run(&trial.0);
+    std::fs::remove_dir_all(&trial.0).map_err(failed)?;
+    findings
+}
+
+/// A directory that is gone afterwards, whatever happens.
+struct Trial(PathBuf);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // It is gone already where nothing went wrong.
+        let _is_gone = std::fs::remove_dir_all(&self.0).is_err();
+    }
+}
+
 async fn write_and_read(ring: &Ring, root: &Rc<OwnedFd>, path: &CString) -> Result<(), SelfTestError> {
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_DIRECT | libc::O_CLOEXEC;
     let file = ring.open_at(root, path.clone(), flags, 0o600).await?;
@@ -140,10 +169,26 @@ mod tests {
     fn a_directory_that_works_passes_and_keeps_no_file_of_the_test() {
         let dir = tempfile::tempdir().unwrap();
         run(dir.path()).unwrap();
-        let mut names: Vec<_> =
-            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names(dir.path()), ["flush", "new"]);
+    }
+
+    /// What lies in a directory.
+    fn names(dir: &Path) -> Vec<std::ffi::OsString> {
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["flush", "new"]);
+        names
+    }
+
+    #[test]
+    fn a_trial_leaves_nothing_behind_whether_the_directory_is_there_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        run_apart(dir.path()).unwrap();
+        run_apart(&dir.path().join("not/there/yet")).unwrap();
+        assert!(names(dir.path()).is_empty(), "{:?}", names(dir.path()));
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let refused = run_apart(&dir.path().join("file/below")).unwrap_err();
+        assert_eq!(refused, SelfTestError::Dir(DirError::System(Errno(libc::ENOTDIR))));
+        assert_eq!(names(dir.path()), ["file"]);
     }
 
     #[test]

@@ -237,6 +237,22 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_takes_nothing_of_its_answers_has_failed_and_one_that_takes_a_byte_has_not() {
+        let mut connection = connection();
+        let mut spare = crate::output::Spare::default();
+        let request = FrameHeader::request(3, 1, 1, 0, 0);
+        connection.output.refuse(&mut spare, &request, coulee_protocol::error::ErrorCode::Overloaded, "later");
+        connection.writable = false;
+        let wait = connection.waits_for().unwrap();
+        assert_eq!(wait, WaitFor::Output);
+        let watch = connection.watch(wait, 1_000);
+        assert_eq!(watch.deadline_ms, 1_000 + OUTPUT_STALL_MS);
+        assert!(connection.has_failed(&watch));
+        connection.output.advance(&mut spare, 1);
+        assert!(!connection.has_failed(&watch));
+    }
+
+    #[test]
     fn answers_that_are_being_read_count_before_they_are_there() {
         let mut connection = connection();
         let fetch = Charge { bytes: 65, answer_bytes: 11 << 20, large: true };

@@ -1,8 +1,10 @@
-//! Checks of the machine for a broker: what `coulee doctor` shows; changes nothing that it does not undo.
+//! Checks of the machine for a broker: what `coulee doctor` shows; leaves no trace.
 
 use crate::config::Config;
+use coulee_io::disk::DirError;
+use coulee_io::executor;
 use coulee_io::net::{BindError, ListenOptions, Listener};
-use coulee_io::{executor, selftest};
+use coulee_io::selftest::{self, Findings, SelfTestError};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,48 +36,48 @@ impl Check {
 
 /// Open files below which a broker with many segments and connections runs out.
 const OPEN_FILES_WANTED: u64 = 65_536;
+/// Advice of a check that another one has to come before.
+const UNTRIED: &str = "tried once the other checks are good";
 
 /// Checks the machine for a broker with this configuration.
 #[must_use]
 pub fn run(config: &Config) -> Vec<Check> {
-    vec![data_dir(config), machine(config), one_flush(config), port(config), cpus(config), open_files()]
+    let tried = selftest::run_apart(&config.data_dir);
+    vec![data_dir(config, &tried), machine(&tried), one_flush(&tried), port(config), cpus(config), open_files()]
 }
 
-fn data_dir(config: &Config) -> Check {
-    let dir = config.data_dir.display();
-    match coulee_io::disk::lock(&config.data_dir) {
-        Ok(lock) => {
-            drop(lock);
-            Check::new("data directory", Outcome::Good, format!("{dir} is there and free"))
-        }
-        Err(_) if !config.data_dir.exists() => {
-            Check::new("data directory", Outcome::Good, format!("{dir} will be made at the first start"))
-        }
-        Err(error) => Check::new("data directory", Outcome::Failed, error.to_string()),
+type Tried = Result<Findings, SelfTestError>;
+
+/// Whether a self-test has failed for the directory, not for the machine.
+fn is_of_dir(error: &SelfTestError) -> bool {
+    matches!(error, SelfTestError::Dir(reason) if *reason != DirError::NoDirectIo)
+}
+
+fn data_dir(config: &Config, tried: &Tried) -> Check {
+    let (name, dir) = ("data directory", config.data_dir.display());
+    match (coulee_io::disk::check_free(&config.data_dir), tried) {
+        (_, Err(error)) if is_of_dir(error) => Check::new(name, Outcome::Failed, format!("{dir}: {error}")),
+        (Err(error), _) => Check::new(name, Outcome::Failed, error.to_string()),
+        (Ok(()), _) if config.data_dir.exists() => Check::new(name, Outcome::Good, format!("{dir} is there and free")),
+        (Ok(()), _) => Check::new(name, Outcome::Good, format!("{dir} will be made at the first start")),
     }
 }
 
-/// A directory to try things in: the data directory, or where it will be.
-fn trial_dir(config: &Config) -> Option<&std::path::Path> {
-    config.data_dir.ancestors().find(|dir| dir.is_dir())
-}
-
-fn machine(config: &Config) -> Check {
-    let Some(dir) = trial_dir(config).filter(|dir| *dir == config.data_dir) else {
-        return Check::new("io_uring and direct I/O", Outcome::Warning, "tried once the data directory is there");
-    };
-    match selftest::run(dir) {
-        Ok(_) => Check::new("io_uring and direct I/O", Outcome::Good, "written, synced and read back"),
-        Err(error) => Check::new("io_uring and direct I/O", Outcome::Failed, error.to_string()),
+fn machine(tried: &Tried) -> Check {
+    let name = "io_uring and direct I/O";
+    match tried {
+        Ok(_) => Check::new(name, Outcome::Good, "written, synced and read back"),
+        Err(error) if is_of_dir(error) => Check::new(name, Outcome::Warning, UNTRIED),
+        Err(error) => Check::new(name, Outcome::Failed, error.to_string()),
     }
 }
 
-fn one_flush(config: &Config) -> Check {
+fn one_flush(tried: &Tried) -> Check {
     let name = "one flush for a shard";
-    match trial_dir(config).filter(|dir| *dir == config.data_dir).map(selftest::run) {
-        Some(Ok(findings)) if findings.is_device_flush_proved => Check::new(name, Outcome::Good, "ext4 or xfs"),
-        Some(Ok(_)) => Check::new(name, Outcome::Warning, "each file is synced by itself here: ext4 or xfs are faster"),
-        _ => Check::new(name, Outcome::Warning, "tried once the data directory is there"),
+    match tried {
+        Ok(findings) if findings.is_device_flush_proved => Check::new(name, Outcome::Good, "ext4 or xfs"),
+        Ok(_) => Check::new(name, Outcome::Warning, "each file is synced by itself here: ext4 or xfs are faster"),
+        Err(_) => Check::new(name, Outcome::Warning, UNTRIED),
     }
 }
 

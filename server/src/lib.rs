@@ -12,6 +12,7 @@ use coulee_core::block::BlockPool;
 use coulee_core::controller::Controller;
 use coulee_core::disk::Disk;
 use coulee_core::meta::{self, MetaError};
+use coulee_core::pool::{self, Adopted};
 use coulee_core::shard::{Shard, ShardOptions};
 use coulee_io::control::{Control, Controls};
 use coulee_io::disk::{DirError, DirLock, FileDisk, LockError};
@@ -24,7 +25,6 @@ use coulee_io::wake::{Sleeper, Waker};
 use coulee_protocol::ids::{ClusterId, PartitionUid, ShardId};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::mpsc;
 use tracing::{info, warn};
 
@@ -191,7 +191,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let lock = coulee_io::disk::lock(&config.data_dir).map_err(StartError::Lock)?;
     let findings = selftest::run(&config.data_dir).map_err(StartError::SelfTest)?;
     info!(one_flush = findings.is_device_flush_proved, "the machine passes the self-test");
-    let (cluster_id, directories) = identify(&config.data_dir)?;
+    let (cluster_id, directories) = identify(config)?;
     let listener = Listener::bind(&ListenOptions::at(config.native_listen)).map_err(StartError::Bind)?;
     let native = listener.local_address();
     let facts = Facts {
@@ -223,16 +223,22 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     Ok(Server { native, shards: config.shards, controls, news: heard, executors, lock })
 }
 
-/// The cluster that a data directory belongs to, chosen now where it is new, and the partitions that have files.
-fn identify(dir: &Path) -> Result<(ClusterId, Vec<PartitionUid>), StartError> {
+/// The cluster that a data directory belongs to, chosen now where it is new, and the partitions that have files. What
+/// shards have kept in reserve that are no more goes to those that are.
+fn identify(config: &Config) -> Result<(ClusterId, Vec<PartitionUid>), StartError> {
     let ring = Ring::new(RingOptions::default()).map_err(StartError::Ring)?;
     let pool = BlockPool::new(0);
-    let disk = FileDisk::open(dir, ring.clone(), pool.clone()).map_err(StartError::Dir)?;
+    let disk = FileDisk::open(&config.data_dir, ring.clone(), pool.clone()).map_err(StartError::Dir)?;
     let fresh = ClusterId(coulee_io::entropy::random_bytes_16());
     let meta = ring.block_on(meta::open(&disk, &pool, fresh)).map_err(StartError::System)?;
     let meta = meta.map_err(StartError::Meta)?;
     let directories = ring.block_on(disk.list_partitions()).map_err(StartError::System)?;
     let directories = directories.map_err(|error| StartError::Meta(MetaError::Disk(error)))?;
+    let adopted = ring.block_on(pool::adopt(&disk, config.shards, config.pool_bytes)).map_err(StartError::System)?;
+    let Adopted { moved, removed } = adopted.map_err(|error| StartError::Shard(ShardId(0), error))?;
+    if moved + removed > 0 {
+        info!(moved, removed, "files in reserve of shards that are no more");
+    }
     Ok((meta.cluster_id, directories))
 }
 

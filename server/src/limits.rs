@@ -41,6 +41,12 @@ pub(crate) const CYCLE_DEADLINES_MAX: usize = 16;
 /// Frames of all connections in one cycle, but for what the last turn brings: small requests by the thousand are
 /// written and synced in parts, so that the disk works while the next part is read.
 pub(crate) const CYCLE_FRAMES_MAX: usize = 1_024;
+/// Requests that are answered in one cycle because their client's time is over.
+pub(crate) const CYCLE_OVERTIMES_MAX: usize = 1_024;
+/// Requests that are noted with the time of their client before those that were noted first are looked at.
+pub(crate) const OVERTIME_NOTES_MAX: usize = 16_384;
+/// A request that is answered within this time is never put in the order of deadlines, in milliseconds.
+pub(crate) const OVERTIME_TICK_MS: u64 = 100;
 /// Connections that have their turn in one cycle.
 pub(crate) const CYCLE_TURNS_MAX: usize = 256;
 

@@ -27,7 +27,20 @@ pub(crate) enum Asker {
     },
 }
 
-/// An unanswered request.
+/// How long a request's client waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// As long as it takes.
+    Endless,
+    /// Until then, on the monotonic clock.
+    Until(u64),
+    /// Until then, and the shard's order of deadlines has it.
+    Watched(u64),
+    /// No longer: it was told so, and what comes is not sent.
+    Over,
+}
+
+/// A request that is not done.
 #[derive(Debug)]
 pub(crate) struct Pending {
     /// Whom to answer.
@@ -40,6 +53,8 @@ pub(crate) struct Pending {
     pub(crate) reservation: Option<Reservation>,
     /// When it was complete in memory, on the monotonic clock.
     pub(crate) began_us: u64,
+    /// How long its client waits.
+    pub(crate) patience: Patience,
     /// What has to be put together first.
     pub(crate) gather: Option<Box<Gather>>,
 }
@@ -48,7 +63,15 @@ impl Pending {
     /// A request of which nothing is held yet.
     #[must_use]
     pub(crate) fn new(asker: Asker, header: FrameHeader, began_us: u64) -> Self {
-        Self { asker, header, charge: Charge::default(), reservation: None, began_us, gather: None }
+        Self {
+            asker,
+            header,
+            charge: Charge::default(),
+            reservation: None,
+            began_us,
+            patience: Patience::Endless,
+            gather: None,
+        }
     }
 }
 

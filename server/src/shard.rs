@@ -14,6 +14,7 @@ use crate::message::{Greeting, Message, Report};
 use crate::output::Spare;
 use crate::pending::Pending;
 use crate::shard::counts::Counts;
+use crate::shard::overtime::Overtime;
 use crate::slab::{Key, Slab};
 use coulee_core::block::BlockPool;
 use coulee_core::controller::{Controller, View};
@@ -41,6 +42,9 @@ mod counts;
 mod dispatch;
 mod gather;
 mod messages;
+mod overtime;
+#[cfg(test)]
+mod scene;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -122,6 +126,7 @@ pub(crate) struct ShardServer {
     flush: Vec<Key>,
     deadlines: BTreeSet<(u64, Key)>,
     pending: Slab<Pending>,
+    overtime: Overtime,
     budget: Budget,
     /// How often something of the budget was given back.
     freed: u64,
@@ -165,6 +170,7 @@ impl ShardServer {
             flush: Vec::new(),
             deadlines: BTreeSet::new(),
             pending: Slab::default(),
+            overtime: Overtime::default(),
             budget: Budget::new(parts.budget_bytes),
             freed: 0,
             answers_bytes: 0,
@@ -197,26 +203,33 @@ impl ShardServer {
     pub(crate) async fn run(mut self) {
         self.report(Report::Started);
         while self.phase != Phase::Over {
-            let began_us = self.begin();
-            let mut worked = self.parts.ring.reap() > 0;
-            worked |= self.take_messages();
-            worked |= self.take_ready();
-            worked |= self.serve();
-            worked |= self.parts.core.cycle(self.clock.now(), &mut Context::from_waker(Waker::noop()));
-            worked |= self.take_effects();
-            worked |= self.look_after_deadlines();
-            self.send_answers();
-            self.send_messages();
-            // Stopping begins with a command to the core, which has to be carried out before the shard may sleep.
-            worked |= self.obey();
-            self.submit();
-            self.counts.cycle(coulee_io::clock::monotonic_us() - began_us);
+            let worked = self.cycle();
             if !worked && self.queue.is_empty() {
                 self.sleep().await;
             }
         }
         let stopped = News::Stopped(self.id(), true);
         self.tell(stopped);
+    }
+
+    /// One cycle; whether it found anything to do.
+    fn cycle(&mut self) -> bool {
+        let began_us = self.begin();
+        let mut worked = self.parts.ring.reap() > 0;
+        worked |= self.take_messages();
+        worked |= self.take_ready();
+        worked |= self.serve();
+        worked |= self.parts.core.cycle(self.clock.now(), &mut Context::from_waker(Waker::noop()));
+        worked |= self.take_effects();
+        worked |= self.look_after_deadlines();
+        worked |= self.look_after_overtime();
+        self.send_answers();
+        self.send_messages();
+        // Stopping begins with a command to the core, which has to be carried out before the shard may sleep.
+        worked |= self.obey();
+        self.submit();
+        self.counts.cycle(coulee_io::clock::monotonic_us() - began_us);
+        worked
     }
 
     fn begin(&mut self) -> u64 {
@@ -250,7 +263,8 @@ impl ShardServer {
             Phase::Draining(until) | Phase::Parting(until) => Some(until),
             _ => None,
         };
-        let deadlines = [self.parts.core.deadline_ms(), own, self.accept_at_ms, phase];
+        let overtime = self.overtime.deadline_ms();
+        let deadlines = [self.parts.core.deadline_ms(), own, overtime, self.accept_at_ms, phase];
         let until = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
         if until.is_some_and(|until| until.is_zero()) {
             return;

@@ -81,6 +81,7 @@ fn topics_are_made_shown_changed_and_deleted() {
         run(&broker, "topic delete orders --dry-run").err,
         "would delete topic orders with 5 partitions and 0 records\n"
     );
+    bad(&broker, "topic delete __catalog --dry-run", 2, 17, "names that begin with __ are the broker's own");
     bad(&broker, "topic delete orders", 2, 2_010, "say yes beforehand with: -y");
     good(&broker, "topic delete orders -y");
     assert_eq!(good(&broker, "topic list -o jsonl"), "");
@@ -107,6 +108,8 @@ fn what_a_broker_refuses_is_told_with_what_to_do() {
     bad(&broker, "consume orders -p 7", 3, 3, "topic orders has no partition 7: there are 2, counted from 0");
     bad(&broker, "consume orders --offset soon", 2, 2_000, "expected start, end, an offset or @time");
     bad(&broker, "consume orders --offset 5 -p 0 -n 1", 1, 1, "--offset start");
+    bad(&broker, "consume orders --offset 5 --until-end", 1, 1, "partition 0 has no offset 5, it has 0 to 0");
+    assert_eq!(good(&broker, "consume orders --offset 0 --until-end"), "");
 }
 
 #[test]
@@ -136,6 +139,24 @@ fn lines_go_in_and_come_out_as_they_were() {
     assert_eq!(good(&broker, "consume t --offset @2100-01-01 --until-end"), "");
     let json = good(&broker, "consume t -n 1 -o jsonl");
     assert!(json.starts_with(r#"{"topic":"t","partition":0,"offset":0,"timestamp":"#), "{json}");
+}
+
+#[test]
+fn a_line_may_be_as_long_as_the_topic_takes_records() {
+    let broker = Broker::start();
+    good(&broker, "topic create t --set max.message.bytes=4000000");
+    let line = |bytes: usize| [&vec![b'x'; bytes][..], b"\n"].concat();
+    let (large, too_large) = (line(3_900_000), line(4_000_000));
+    let sent = run_with(&broker, "produce t -q", &[&b"a\n"[..], &large, b"b\n"].concat());
+    assert_eq!(sent.code, 0, "{}", sent.err);
+    let lengths = |text: &str| text.lines().map(str::len).collect::<Vec<_>>();
+    assert_eq!(lengths(&good(&broker, "consume t --until-end")), [1, 3_900_000, 1]);
+    let refused = run_with(&broker, "produce t", &[&too_large[..], b"c\n"].concat());
+    let told = refused.err.contains("line 1: record needs ")
+        && refused.err.contains(" bytes, max.message.bytes of the topic is 4000000\n");
+    assert!(refused.code == 7 && told, "{}: {}", refused.code, refused.err);
+    good(&broker, "topic alter t --set max.message.bytes=5000000");
+    assert_eq!(run_with(&broker, "produce t -q", &too_large).code, 0);
 }
 
 #[test]
@@ -235,6 +256,63 @@ fn the_running_configuration_is_what_the_broker_was_given() {
     let explained = good(&broker, "config explain pool.bytes --running");
     assert!(explained.contains("value     2MiB\n") && explained.contains("from      flag --set\n"), "{explained}");
     bad(&broker, "config explain pool.byte", 2, 2_001, "did you mean: coulee config explain pool.bytes");
+}
+
+#[test]
+fn a_diagnosis_leaves_no_trace_and_tells_whether_the_directory_is_in_use() {
+    let folder = Folder::new();
+    let doctor = |data: &str| {
+        told(
+            command("", &["doctor", "--data-dir", data, "--listen", "127.0.0.1:0", "-o", "csv"])
+                .output()
+                .expect("it runs"),
+        )
+    };
+    let data = folder.data().join("below");
+    let found = doctor(data.to_str().expect("UTF-8"));
+    assert_eq!(found.code, 0, "{found:?}");
+    assert!(found.out.contains("will be made at the first start"), "{found:?}");
+    assert!(found.out.contains("\nio_uring and direct I/O,good,"), "it was tried beside: {found:?}");
+    assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 0);
+    fs::create_dir_all(&data).expect("a directory can be made");
+    let found = doctor(data.to_str().expect("UTF-8"));
+    assert!(found.code == 0 && found.out.contains("is there and free"), "{found:?}");
+    assert_eq!(fs::read_dir(&data).expect("it is there").count(), 0);
+    let broker = Broker::start();
+    let found = doctor(broker.folder().data().to_str().expect("UTF-8"));
+    assert!(found.code == 1 && found.out.contains("the data directory is in use by process "), "{found:?}");
+}
+
+/// What bash completes the last of these words to, with the script of the program.
+fn completed(address: &str, words: &str) -> Vec<String> {
+    let script = r#"
+        source <("$0" completion bash)
+        COMP_WORDS=("$0" "$@"); COMP_CWORD=$#; COMPREPLY=()
+        _coulee_or_topics "$0" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let mut bash = Command::new("/bin/bash");
+    bash.args(["--norc", "-c", script]).arg(program()).args(words.split(' '));
+    let output = bash.env("COULEE_ADDRESS", address).output().expect("there is a bash");
+    let told = told(output);
+    assert_eq!(told.err, "", "{words}");
+    told.out.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_completes_the_names_of_topics_from_the_running_broker() {
+    let broker = Broker::start();
+    for name in ["orders", "orders.old", "users"] {
+        good(&broker, &format!("topic create {name}"));
+    }
+    assert_eq!(completed(broker.address(), "topic describe or"), ["orders", "orders.old"]);
+    assert_eq!(completed(broker.address(), "consume -n 3 "), ["orders", "orders.old", "users"]);
+    assert_eq!(completed(broker.address(), "topic descr"), ["describe"]);
+    assert!(completed(broker.address(), "consume --until").contains(&"--until-end".to_owned()));
+    // Nobody listens there any more: flags are completed as before, and nothing is said.
+    let address = broker.address().to_owned();
+    let _folder = broker.stop();
+    assert!(!completed(&address, "consume or").contains(&"orders".to_owned()));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, StdoutLock, Write};
 
-use coulee_client::{Batch, Client, ConsumeError, Consumer, ErrorCode, OffsetSpec};
+use coulee_client::{Batch, Client, ConsumeError, Consumer, ErrorCode, OffsetSpec, Start};
 
 use crate::arguments::{ConsumeArguments, Lines};
 use crate::command::{Context, interrupts, of_topic, stdout};
@@ -15,9 +15,13 @@ use crate::terminal::Terminal;
 pub(crate) async fn run(context: &Context, arguments: ConsumeArguments) -> Result<(), Stop> {
     let client = context.connect().await?;
     let ends = match arguments.until_end {
-        true => Some(ends(&client, &arguments).await?),
+        true => Some(places(&client, &arguments, OffsetSpec::End).await?),
         false => None,
     };
+    if let (Some(ends), Start::Offset(offset)) = (&ends, arguments.offset.0) {
+        // What begins behind its end would be finished before it began, and nobody would hear that nothing is there.
+        check_begin(offset, &places(&client, &arguments, OffsetSpec::Start).await?, ends)?;
+    }
     let builder = client.consumer(&arguments.topic).start(arguments.offset.0);
     let consumer = match builder.partitions(arguments.partition.iter().copied()).build().await {
         Ok(consumer) => consumer,
@@ -45,12 +49,27 @@ pub(crate) async fn run(context: &Context, arguments: ConsumeArguments) -> Resul
     }
 }
 
-/// Where each partition ends at this moment.
-async fn ends(client: &Client, arguments: &ConsumeArguments) -> Result<BTreeMap<u32, u64>, Failure> {
-    match client.list_offsets(&arguments.topic, &arguments.partition, OffsetSpec::End).await {
+/// Where each partition begins or ends at this moment.
+async fn places(
+    client: &Client,
+    arguments: &ConsumeArguments,
+    spec: OffsetSpec,
+) -> Result<BTreeMap<u32, u64>, Failure> {
+    match client.list_offsets(&arguments.topic, &arguments.partition, spec).await {
         Ok(listed) => Ok(listed.iter().map(|listed| (listed.partition, listed.offset.unwrap_or_default())).collect()),
         Err(error) => Err(of_topic(client, &arguments.topic, error).await),
     }
+}
+
+/// Refuses an offset that a partition does not have. Its end is one that it has: nothing is to be read there yet.
+fn check_begin(offset: u64, starts: &BTreeMap<u32, u64>, ends: &BTreeMap<u32, u64>) -> Result<(), Failure> {
+    for (partition, high_watermark) in ends.iter().map(|(partition, end)| (*partition, *end)) {
+        let log_start = starts.get(&partition).copied().unwrap_or_default();
+        if offset < log_start || offset > high_watermark {
+            return Err(ConsumeError::OutOfRange { partition, position: offset, log_start, high_watermark }.into());
+        }
+    }
+    Ok(())
 }
 
 /// A run and how far it is.
@@ -172,6 +191,24 @@ impl Reading {
             }
             Some(_) if failure.number != ErrorCode::RangeDamaged.code() => self.terminal.warn(&failure.message),
             Some(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_that_one_of_the_partitions_does_not_have_is_refused_with_the_range_of_that_one() {
+        let (starts, ends) = (BTreeMap::from([(0, 0), (3, 10)]), BTreeMap::from([(0, 30), (3, 20)]));
+        for offset in [10, 15, 20] {
+            assert_eq!(check_begin(offset, &starts, &ends), Ok(()), "{offset}");
+        }
+        for offset in [9, 21] {
+            let failure = check_begin(offset, &starts, &ends).unwrap_err();
+            let expected = format!("partition 3 has no offset {offset}, it has 10 to 20");
+            assert_eq!((failure.number, failure.message), (1, expected));
         }
     }
 }

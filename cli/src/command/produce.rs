@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use coulee_client::{Acks, Producer, Record};
+use coulee_client::{Acks, Producer, Record, SendError};
 use coulee_protocol::limits::BATCH_BYTES_MAX;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
@@ -213,6 +213,10 @@ impl Feeding<'_> {
                 let sent = Sent { number: line.number, event_id: None, delivery };
                 let is_taken = self.sender.send(sent).await.is_ok();
                 assert!(is_taken, "deliveries are looked at until the last sender is gone");
+            }
+            Err(SendError::TooLarge { bytes, max }) => {
+                let reason = format!("record needs {bytes} bytes, max.message.bytes of the topic is {max}");
+                self.ledger.borrow_mut().reject(line.number, &reason);
             }
             Err(error) if error.code().is_some() => {
                 self.ledger.borrow_mut().reject(line.number, &error.to_string());

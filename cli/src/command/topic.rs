@@ -82,6 +82,10 @@ async fn delete(context: &Context, client: &Client, name: &str, yes: bool, dry_r
     let partitions = count(described.partitions.len() as u64, "partition");
     let stake = format!("topic {name} with {partitions} and {}", count(records, "record"));
     if dry_run {
+        // The broker has the last word on what may be deleted.
+        if let Err(error) = client.check_delete_topic(name).await {
+            return Err(of_topic(client, name, error).await.into());
+        }
         context.terminal.say(&format!("would delete {stake}"));
         return Ok(());
     }

@@ -118,7 +118,7 @@ fn failures_of_reading_print_as_agreed() {
         ConsumeError::OutOfRange { partition: 0, position: 900, log_start: 5, high_watermark: 80 },
         Exit::Failed,
         "error[E1]: partition 0 has no offset 900, it has 5 to 80\n  \
-         hint: begin at the first readable record with: --offset start\n  docs: docs/errors.md#e1\n",
+         hint: begin with --offset start, or behind the last record with --offset end\n  docs: docs/errors.md#e1\n",
     );
     check(
         ConsumeError::Refused { partition: 1, refusal: refusal(1_007, "The broker is still reading its log.", "") },

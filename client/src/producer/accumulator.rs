@@ -28,6 +28,8 @@ use crate::retry::Verdict;
 pub(crate) struct Rules {
     pub(crate) codec: Codec,
     pub(crate) batch_bytes_max: usize,
+    /// A record that is alone in its batch may make it so large; not below `batch_bytes_max`.
+    pub(crate) record_bytes_max: usize,
     pub(crate) batch_records_max: usize,
     pub(crate) linger: Duration,
     /// Batches of one partition in flight.
@@ -237,13 +239,47 @@ impl Accumulator {
                     if is_new {
                         self.discard(partition);
                     }
-                    return Err(match error {
-                        BuildError::TooLarge { bytes, max } => SendError::TooLarge { bytes, max },
-                        _ => SendError::TooManyHeaders,
-                    });
+                    return match error {
+                        BuildError::TooLarge { .. } => self.push_alone(now, partition, record, cost),
+                        _ => Err(SendError::TooManyHeaders),
+                    };
                 }
             }
         }
+    }
+
+    /// Takes a record that is larger than batches are meant to be, into a batch of its own.
+    fn push_alone(
+        &mut self,
+        now: Duration,
+        partition: u32,
+        record: &NewRecord<'_>,
+        cost: usize,
+    ) -> Result<Taken, SendError> {
+        let mut builder = BatchBuilder::new(self.rules.codec, self.rules.record_bytes_max);
+        match builder.push(record) {
+            Ok(()) => {}
+            Err(BuildError::TooLarge { bytes, max }) => return Err(SendError::TooLarge { bytes, max }),
+            Err(_) => return Err(SendError::TooManyHeaders),
+        }
+        if self.lanes[partition as usize].open.is_some() {
+            self.seal(partition);
+        }
+        self.open_with(partition, now, builder);
+        // It is full, whatever comes: what it was built in is not kept either.
+        let taken = self.taken(partition, now, cost, true);
+        assert!(self.lanes[partition as usize].open.is_none(), "a batch above the bound of batches is full");
+        Ok(taken)
+    }
+
+    /// Lets records be as large as the topic takes them.
+    pub(crate) fn allow_records(&mut self, bytes_max: usize) {
+        self.rules.record_bytes_max = bytes_max.max(self.rules.batch_bytes_max);
+    }
+
+    /// Bytes that a batch of more than one record may have.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        self.rules.batch_bytes_max
     }
 
     /// What is to be done next.
@@ -383,6 +419,10 @@ impl Accumulator {
     fn open(&mut self, partition: u32, now: Duration) {
         let new = || BatchBuilder::new(self.rules.codec, self.rules.batch_bytes_max);
         let builder = self.spare.pop().unwrap_or_else(new);
+        self.open_with(partition, now, builder);
+    }
+
+    fn open_with(&mut self, partition: u32, now: Duration, builder: BatchBuilder) {
         let id = self.next_id;
         self.next_id += 1;
         self.undecided.insert(id);

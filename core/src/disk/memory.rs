@@ -75,6 +75,7 @@ enum Op {
     CreateDir(Dir),
     List(Dir),
     ListPartitions,
+    ListPools,
     Rename(FileName, FileName),
     Remove(FileName),
     RemoveDir(Dir),
@@ -90,6 +91,7 @@ enum Output {
     File(usize, u64),
     Names(Vec<FileName>),
     Partitions(Vec<PartitionUid>),
+    Shards(Vec<u16>),
     Block(Block),
 }
 
@@ -456,6 +458,10 @@ impl State {
                 let uid = |dir: &Dir| if let Dir::Partition(uid) = dir { Some(*uid) } else { None };
                 return Ok(Output::Partitions(self.names.dirs.iter().filter_map(uid).collect()));
             }
+            Op::ListPools => {
+                let shard = |dir: &Dir| if let Dir::Pool(shard) = dir { Some(*shard) } else { None };
+                return Ok(Output::Shards(self.names.dirs.iter().filter_map(shard).collect()));
+            }
             Op::CreateDir(dir) => self.change(NameChange::AddDir(*dir)),
             Op::RemoveDir(dir) if self.names.files.keys().any(|name| name.dir() == *dir) => {
                 return Err(DiskError::Io { errno: 39 });
@@ -656,6 +662,13 @@ impl Disk for MemoryDisk {
         match self.submit(Op::ListPartitions).await? {
             Output::Partitions(uids) => Ok(uids),
             _ => unreachable!("a list of partitions answers uids"),
+        }
+    }
+
+    async fn list_pools(&self) -> Result<Vec<u16>, DiskError> {
+        match self.submit(Op::ListPools).await? {
+            Output::Shards(shards) => Ok(shards),
+            _ => unreachable!("a list of pools answers shards"),
         }
     }
 

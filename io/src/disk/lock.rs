@@ -65,6 +65,24 @@ pub fn lock(root: &Path) -> Result<DirLock, LockError> {
     Ok(DirLock { _file: file })
 }
 
+/// Whether [`lock()`] would find the data directory `root` free, now: makes and changes nothing, wherever it is.
+///
+/// # Errors
+/// As [`lock()`].
+pub fn check_free(root: &Path) -> Result<(), LockError> {
+    let failed = |error: std::io::Error| LockError::System(Errno::of(&error));
+    let mut file = match File::open(root.join(LOCK_FILE)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    // Shared, so that two who look do not take each other for a broker. Closing the file lets go of it.
+    match file.try_lock_shared() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(LockError::Held { pid: holder(&mut file) }),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
 fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(PID_BYTES_MAX).read_to_string(&mut text).ok()?;

@@ -61,18 +61,20 @@ impl ShardServer {
         match pending.asker {
             Asker::Shard(shard, number) => self.send_to(shard, Message::Answer(number, come.into())),
             Asker::Part { whole, at } => self.part_came(whole, at, come),
-            Asker::Connection(key) => self.answer_connection(key, pending, come),
+            Asker::Connection(key) => self.answer_connection((request, key), pending, come),
         }
     }
 
-    fn answer_connection(&mut self, key: Key, pending: Pending, come: Come) {
-        self.free(pending.reservation);
+    fn answer_connection(&mut self, (request, key): (RequestId, Key), mut pending: Pending, come: Come) {
+        self.free(pending.reservation.take());
+        let is_in_time = self.is_in_time(request, &pending);
         let began_us = pending.began_us;
         let us = self.clock.monotonic_us().saturating_sub(began_us);
         let Some(connection) = present(self.connections.find(key)) else { return };
         connection.discharge(pending.charge);
         let (spare, header) = (&mut self.spare, &pending.header);
         match come {
+            _ if !is_in_time => {}
             Come::Produced(Ok(produced)) => {
                 self.counts.produced(us);
                 let body = produce::v1::Response {

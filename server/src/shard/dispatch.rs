@@ -175,6 +175,7 @@ impl ShardServer {
             }
         };
         let partition = PartitionUid(request.partition_uid.to_native());
+        let timeout_ms = request.timeout_ms.to_native();
         let acks = if request.acks == produce::v1::ACKS_NONE { Acks::None } else { Acks::Acknowledged };
         self.counts.produce_requests += 1;
         if acks == Acks::Acknowledged
@@ -192,6 +193,7 @@ impl ShardServer {
             }
             Acks::Acknowledged => self.expect(key, connection, pending),
         };
+        self.limit_patience(request, timeout_ms);
         let owner = self.owner(partition);
         if owner == self.id() {
             self.parts.core.command(Command::Produce { request, partition, acks, batch: batches });

@@ -1,79 +1,36 @@
 //! One shard with sockets and no partitions, a cycle's step at a time: who is served, and who waits; knows no thread.
 
+use super::scene::{self, Around, Scene};
 use super::*;
-use crate::connection::Stage;
 use crate::limits::CONNECTION_CYCLE_FRAMES;
 use coulee_core::block::Block;
 use coulee_core::log::Incoming;
-use coulee_core::shard::ShardOptions;
 use coulee_core::shard::budget::{BUDGET_BYTES_MIN, ClientId, Reservation};
 use coulee_io::mesh::Mesh;
-use coulee_io::net::Socket;
-use coulee_io::ring::RingOptions;
-use coulee_io::watchdog::Watchdog;
 use coulee_protocol::api::ApiKey;
 use coulee_protocol::error::ErrorCode;
 use coulee_protocol::frame::{FRAME_HEADER_BYTES, FrameHeader};
-use coulee_protocol::ids::ClusterId;
-
 use std::io::Write as _;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use tempfile::TempDir;
 
 /// Bytes of a large frame: an eighth of what incomplete ones may have.
 const LARGE_BYTES: usize = 8 << 20;
 
-/// A shard, and what has to live as long.
-struct Scene {
+/// A shard with the least budget, and what has to live as long.
+struct Alone {
     shard: ShardServer,
-    _news: mpsc::Receiver<News>,
-    _watchdog: Watchdog,
-    _dir: TempDir,
+    _around: Around,
 }
 
-impl Scene {
+impl Alone {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ring = Ring::new(RingOptions::default()).unwrap();
-        let pool = BlockPool::new(0);
-        let disk = FileDisk::open(dir.path(), ring.clone(), pool.clone()).unwrap();
-        let options = ShardOptions { id: 0, tail_bytes: 0, pool_bytes: 0 };
-        let core = ring.block_on(Shard::start(disk, pool.clone(), options)).unwrap().unwrap();
-        let (news, heard) = mpsc::channel();
-        let (watchdog, mut pulses) = Watchdog::start(1).unwrap();
-        let facts = Facts {
-            cluster_id: ClusterId([1; 16]),
-            native: "127.0.0.1:1".parse().unwrap(),
-            entries: Vec::new(),
-            connections_max: 8,
-            shutdown_grace_ms: 1_000,
-        };
-        let parts = Parts {
-            id: ShardId(0),
-            sleeper: Sleeper::new(ring.eventfd().unwrap()),
-            ring,
-            pool,
-            core,
-            mesh: Mesh::new(1).remove(0),
-            pulse: pulses.remove(0),
-            listener: None,
-            controller: None,
-            facts,
-            control: Control::default(),
-            news,
-            budget_bytes: BUDGET_BYTES_MIN,
-        };
-        Self { shard: ShardServer::new(parts), _news: heard, _watchdog: watchdog, _dir: dir }
+        let (shard, around) = scene::shard(Mesh::new(1).remove(0), BUDGET_BYTES_MIN);
+        Self { shard, _around: around }
     }
 
-    /// A connection that has said Hello, and its client's side.
     fn connect(&mut self) -> (Key, UnixStream) {
-        let (own, client) = UnixStream::pair().unwrap();
-        own.set_nonblocking(true).unwrap();
-        let connection = Connection::new(Socket::from_fd(OwnedFd::from(own)), Stage::Open);
-        (self.shard.adopt(Box::new(connection)), client)
+        scene::connect(&mut self.shard)
     }
 
     fn connection(&mut self, key: Key) -> &mut Connection {
@@ -120,47 +77,60 @@ fn large(api: u16) -> FrameHeader {
 
 #[test]
 fn a_connection_goes_on_when_what_it_waited_for_is_given_back_while_it_is_served() {
-    let mut scene = Scene::new();
-    let (key, mut client) = scene.connect();
-    let backlog = refused(&mut scene.shard, large(ApiKey::Produce.code()));
-    let held = scene.use_up();
+    let mut alone = Alone::new();
+    let (key, mut client) = alone.connect();
+    let backlog = refused(&mut alone.shard, large(ApiKey::Produce.code()));
+    let held = alone.use_up();
     client.write_all(&beginning_of_large()).unwrap();
-    scene.serve();
-    assert!(scene.connection(key).input.is_paused() && scene.shard.paused.contains(&key));
+    alone.serve();
+    assert!(alone.connection(key).input.is_paused() && alone.shard.paused.contains(&key));
     // A frame from before, which has waited for its turn, gives its own memory back: too little for the next one.
-    scene.connection(key).backlog.push_back(backlog);
-    scene.shard.enqueue(key);
-    scene.serve();
-    assert!(scene.connection(key).input.is_paused() && scene.shard.paused.contains(&key), "it still waits");
-    scene.free(held);
-    scene.serve();
-    assert!(!scene.connection(key).input.is_paused(), "there is room for its frame");
+    alone.connection(key).backlog.push_back(backlog);
+    alone.shard.enqueue(key);
+    alone.serve();
+    assert!(alone.connection(key).input.is_paused() && alone.shard.paused.contains(&key), "it still waits");
+    alone.free(held);
+    alone.serve();
+    assert!(!alone.connection(key).input.is_paused(), "there is room for its frame");
 }
 
 #[test]
 fn a_connection_whose_turn_is_over_as_it_begins_to_wait_goes_on_when_there_is_room() {
-    let mut scene = Scene::new();
-    let (key, mut client) = scene.connect();
-    let held = scene.use_up();
+    let mut alone = Alone::new();
+    let (key, mut client) = alone.connect();
+    let held = alone.use_up();
     let small = FrameHeader::request(u16::MAX, 1, 3, 8, 0).encode();
     let turn: Vec<u8> = (0..2 * CONNECTION_CYCLE_FRAMES).flat_map(|_| [&small[..], &[0; 8]].concat()).collect();
     client.write_all(&[turn, beginning_of_large()].concat()).unwrap();
-    scene.serve();
-    assert!(scene.connection(key).input.is_paused() && scene.shard.paused.contains(&key));
-    scene.free(held);
-    scene.serve();
-    assert!(!scene.connection(key).input.is_paused(), "there is room for its frame");
+    alone.serve();
+    assert!(alone.connection(key).input.is_paused() && alone.shard.paused.contains(&key));
+    alone.free(held);
+    alone.serve();
+    assert!(!alone.connection(key).input.is_paused(), "there is room for its frame");
 }
 
 #[test]
 fn a_refused_frame_gives_its_memory_back() {
-    let mut scene = Scene::new();
+    let mut alone = Alone::new();
     let response = FrameHeader::response(&large(ApiKey::Produce.code()), ErrorCode::None, 1, 64 << 10);
     for header in [large(ApiKey::Produce.code()), large(ApiKey::Fetch.code()), large(u16::MAX), response] {
-        let (key, _client) = scene.connect();
-        let frame = refused(&mut scene.shard, header);
-        scene.connection(key).backlog.push_back(frame);
-        scene.serve();
-        assert_eq!(scene.shard.budget.reserved(), 0, "{header:?}");
+        let (key, _client) = alone.connect();
+        let frame = refused(&mut alone.shard, header);
+        alone.connection(key).backlog.push_back(frame);
+        alone.serve();
+        assert_eq!(alone.shard.budget.reserved(), 0, "{header:?}");
+    }
+}
+
+#[test]
+fn a_shard_that_stops_never_rests_unless_the_disk_will_wake_it() {
+    let mut scene = Scene::open();
+    while scene.server.cycle() || scene.server.parts.ring.in_flight() > 0 {}
+    scene.around.controls.stop();
+    // The grace period is an hour, so that it is no way out.
+    while scene.server.phase != Phase::Over {
+        let worked = scene.server.cycle();
+        let is_woken = scene.server.parts.ring.in_flight() > 0;
+        assert!(worked || is_woken || scene.server.phase == Phase::Over, "it sleeps and nobody wakes it");
     }
 }

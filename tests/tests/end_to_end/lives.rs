@@ -46,6 +46,18 @@ fn acknowledged_records_outlive_kill_and_sigterm_and_another_number_of_shards() 
 }
 
 #[test]
+fn nothing_stays_in_reserve_for_a_shard_that_is_no_more() {
+    let folder = Broker::start().stop();
+    let pool = folder.data().join("pool/7");
+    std::fs::create_dir(&pool).unwrap();
+    std::fs::write(pool.join("3.log"), vec![0; 128 << 10]).unwrap();
+    std::fs::write(pool.join("4.new"), "").unwrap();
+    let folder = Broker::start_on(folder, &Options::shards(2)).stop();
+    assert_eq!(std::fs::read_dir(&pool).unwrap().count(), 0);
+    drop(folder);
+}
+
+#[test]
 fn a_client_outlives_its_broker() {
     // Nobody else takes a port of this address while the broker is away.
     let broker = Broker::start_with(&Options { listen: "127.9.8.7:0".into(), ..Options::default() });

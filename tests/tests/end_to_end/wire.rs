@@ -163,6 +163,36 @@ fn a_connection_that_ends_amid_a_frame_leaves_nothing_behind() {
     scene.survives(&mut wire);
 }
 
+/// How large a frame of ours is that never comes in whole.
+const NEVER_WHOLE_BYTES: usize = 1 << 20;
+
+#[test]
+fn whoever_says_nothing_is_told_that_hello_is_awaited_and_goes() {
+    let mut scene = Scene::open();
+    let (mut silent, mut amid_hello) = (scene.stranger(), scene.stranger());
+    let hello = FrameHeader::request(0, 0, 1, 100, 0).encode();
+    amid_hello.send(&hello);
+    // They wait side by side for the broker's own limit.
+    scene.is_closed(&mut silent, ErrorCode::HelloRequired);
+    scene.is_closed(&mut amid_hello, ErrorCode::HelloRequired);
+}
+
+#[test]
+fn a_frame_that_does_not_come_on_closes_its_connection_and_one_that_rests_between_frames_stays() {
+    let mut scene = Scene::open();
+    let body = encoded(&scene.request());
+    let batch_bytes = NEVER_WHOLE_BYTES - body.len();
+    let header = FrameHeader::request(ApiKey::Produce.code(), 1, 1, body.len(), batch_bytes).encode();
+    let begun: Vec<u8> = header.iter().chain(&body).copied().collect();
+    let (mut cut_header, mut cut_batch, mut resting) = (scene.wire(), scene.wire(), scene.wire());
+    cut_header.send(&header[..7]);
+    cut_batch.send(&begun);
+    // What they had begun is no request: it has no answer.
+    assert_eq!(cut_header.answer(), None);
+    assert_eq!(cut_batch.answer(), None);
+    scene.survives(&mut resting);
+}
+
 #[test]
 fn what_the_broker_does_not_know_is_refused_and_the_connection_goes_on() {
     let mut scene = Scene::open();

@@ -12,6 +12,7 @@ const MS: Duration = Duration::from_millis(1);
 const RULES: Rules = Rules {
     codec: Codec::None,
     batch_bytes_max: 4_096,
+    record_bytes_max: 4_096,
     batch_records_max: 3,
     linger: Duration::from_millis(5),
     window: 2,
@@ -231,6 +232,27 @@ fn a_record_too_large_for_any_batch_is_refused_and_leaves_nothing_behind() {
     assert_eq!(accumulator.decided_end(), 1, "its batch is not waited for");
     accumulator.close(MS);
     assert!(matches!(accumulator.next(MS), Next::Finished));
+}
+
+#[test]
+fn a_record_above_the_bound_of_batches_goes_alone_and_in_its_order_once_the_topic_is_known_to_take_it() {
+    let mut accumulator = accumulator(RULES);
+    let before = push(&mut accumulator, MS);
+    let record = NewRecord { value: Some(&[0; 5_000]), ..NewRecord::default() };
+    assert!(accumulator.push(MS, Some(0), &record, 1).is_err());
+    accumulator.allow_records(8_192);
+    let large = accumulator.push(MS, Some(0), &record, 1).unwrap();
+    let after = push(&mut accumulator, MS);
+    let record = NewRecord { value: Some(&[0; 9_000]), ..NewRecord::default() };
+    let refused = accumulator.push(MS, Some(0), &record, 1).map(|taken| taken.index);
+    assert!(matches!(refused, Err(SendError::TooLarge { max: 8_192, .. })), "{refused:?}");
+    accumulator.flush(MS);
+    for taken in [before, large, after] {
+        let (partition, batch, records) = sent(&mut accumulator, MS).unwrap();
+        assert_eq!(records, 1);
+        accumulator.land(partition, batch, Landing::Written(None), (MS, 0));
+        assert_eq!(outcome(&taken), Some(Ok(None)));
+    }
 }
 
 #[test]
