@@ -1,6 +1,7 @@
 //! Bounds of the wiring: what a connection, a cycle and a queue between shards may hold; knows no log.
 
 use coulee_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
+use std::time::Duration;
 
 /// The least that is asked of a socket at once, and the most that is read ahead of a large frame.
 pub(crate) const READ_BYTES_MIN: usize = 4 << 10;
@@ -50,6 +51,8 @@ pub(crate) const OVERTIME_TICK_MS: u64 = 100;
 /// Connections that have their turn in one cycle.
 pub(crate) const CYCLE_TURNS_MAX: usize = 256;
 
+/// How long a start waits for a taken port to become free.
+pub(crate) const BIND_PATIENCE: Duration = Duration::from_secs(2);
 /// A connection has to say Hello within this time, in milliseconds.
 pub(crate) const HELLO_WAIT_MS: u64 = 5_000;
 /// A frame has to bring this much in each period, or its connection is closed.

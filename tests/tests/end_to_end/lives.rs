@@ -104,6 +104,20 @@ fn a_port_that_is_taken_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_start_waits_a_moment_for_a_port_that_a_killed_broker_may_still_hold() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = Folder::new();
+    let options = Options { listen: holder.local_addr().unwrap().to_string(), ..Options::default() };
+    let mut process = Process::spawn(&folder, &folder.data(), &options);
+    while !process.log().contains("waiting for it") {
+        std::thread::yield_now();
+    }
+    drop(holder);
+    process.ready_line().unwrap();
+    process.kill();
+}
+
+#[test]
 fn an_idle_broker_stops_at_once() {
     // The grace period is longer than the test may take: it ends because nothing is left to do.
     let options = Options::default().and("shutdown.grace=1h");
