@@ -2,11 +2,15 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test fmt lint doc unit crash loom bench fuzz measure golden corpus
+.PHONY: demo suite test fmt lint doc unit crash loom bench fuzz measure golden corpus
 
-demo: ## a broker, 500,000 events, kill -9, and the proof that nothing acknowledged is gone
-	$(CARGO) build --release --locked -p coulee-cli
-	COULEE=$${CARGO_TARGET_DIR:-target}/release/coulee python3 .ci/demo.py
+demo: ## a broker, 500,000 events, kill -9, the proof that nothing acknowledged is gone, and target numbers
+	$(CARGO) build --release --locked -p coulee-cli -p coulee-loadgen
+	COULEE=$${CARGO_TARGET_DIR:-target}/release/coulee DEMO_REPORT=$${CARGO_TARGET_DIR:-target}/suite python3 .ci/demo.py
+
+suite: ## every row of the target numbers, half an hour; its report in DIR (default: target/suite)
+	$(CARGO) build --release --locked -p coulee-cli -p coulee-loadgen
+	$${CARGO_TARGET_DIR:-target}/release/coulee-loadgen suite --out $${DIR:-$${CARGO_TARGET_DIR:-target}/suite}
 
 test: ## everything CI runs, each part with its time
 	@bash .ci/test

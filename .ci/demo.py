@@ -3,7 +3,8 @@
 
 Everything is done with the binary `coulee`, as a user would; what is proved is worked out here, from what the commands
 printed. COULEE names the binary. DEMO_EVENTS is how many events the first run sends. DEMO_DELETE_SEGMENT=1 deletes a
-segment while the broker is down: the demo has to notice, and fails. TMPDIR is where its directory is made.
+segment while the broker is down: the demo has to notice, and fails. TMPDIR is where its directory is made. DEMO_REPORT is
+where the load generator beside the binary writes its report; without it nothing is measured.
 """
 
 import json
@@ -22,6 +23,7 @@ from pathlib import Path
 COULEE = os.environ.get("COULEE", "target/release/coulee")
 EVENTS = int(os.environ.get("DEMO_EVENTS", "500000"))
 DELETES = os.environ.get("DEMO_DELETE_SEGMENT", "") not in ("", "0")
+REPORT = os.environ.get("DEMO_REPORT", "")
 TOPIC, PARTITIONS = "events.raw", 10
 # The whole of it; a broker that hangs is a failure as any other.
 SECONDS_MAX = 90
@@ -57,8 +59,8 @@ class Part:
 
 
 def start(command, stderr=subprocess.PIPE):
-    """Starts a process that the demo's end ends."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+    """Starts a process that the demo's end ends, with whatever it has started itself."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True)
     started.append(process)
     return process
 
@@ -243,6 +245,19 @@ def show(folder):
         part.say("broker ended by SIGTERM, exit code 0")
 
 
+def measure(folder):
+    """Target numbers, one short run of each row; missed ones are told, not failures."""
+    with Part() as part:
+        command = [str(Path(COULEE).with_name("coulee-loadgen")), "suite", "--quick", "--out", REPORT]
+        process = start([*command, "--data-dir", str(folder), "--broker", COULEE])
+        out, error = process.communicate()
+        lines = out.decode().strip().splitlines()
+        if process.returncode not in (0, 3):
+            raise Failed(f"{command[0]} ended with {process.returncode}\n" + "\n".join(lines) + error.decode())
+        part.say("target numbers, one short run of each row: " + next(line for line in lines if " targets met" in line))
+        part.say(lines[-1])
+
+
 def too_long(number, frame):
     raise Failed(f"it took longer than {SECONDS_MAX} s" if number == signal.SIGALRM else "interrupted")
 
@@ -254,6 +269,8 @@ def main():
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="coulee-demo-"))
     try:
         show(folder)
+        if REPORT:
+            measure(folder)
     except Failed as failed:
         print(f"FAILED after {time.monotonic() - began:.1f} s: {failed}", flush=True)
         return 1
@@ -261,7 +278,7 @@ def main():
         signal.alarm(0)
         for process in started:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         shutil.rmtree(folder, ignore_errors=True)
     print(f"{time.monotonic() - began:5.1f} s  in all", flush=True)

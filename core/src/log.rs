@@ -241,7 +241,7 @@ impl<D: Disk> Log<D> {
         &self.damage
     }
 
-    /// Payload bytes copied in user space so far.
+    /// Bytes of batches copied in user space so far.
     #[must_use]
     pub const fn copied_bytes(&self) -> u64 {
         self.appender.copied_bytes()
@@ -330,11 +330,7 @@ impl<D: Disk> Log<D> {
         }
         let mut block = match batch {
             Incoming::Owned(block) => block,
-            Incoming::Shared(shared) => {
-                let mut block = self.pool.take(align_up(len));
-                block.extend(&shared);
-                block
-            }
+            Incoming::Shared(shared) => self.appender.own(&shared),
         };
         block.filled_mut()[..HEADER_BYTES].copy_from_slice(&head);
         self.appender.append_large(block, start, behind(&header), &mut self.cache);

@@ -219,7 +219,7 @@ pub struct Counters {
     pub damaged_reads: u64,
     /// Partitions stopped by a failed write or sync.
     pub offline_partitions: u64,
-    /// Payload bytes copied in user space.
+    /// Bytes of batches copied in user space.
     pub copied_bytes: u64,
 }
 
@@ -428,8 +428,8 @@ impl<D: Disk> Shard<D> {
     /// Counts since start.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let copied_bytes = self.partitions.values().map(|partition| partition.log.copied_bytes()).sum();
-        Counters { copied_bytes, ..self.counters }
+        let copied_bytes: u64 = self.partitions.values().map(|partition| partition.log.copied_bytes()).sum();
+        Counters { copied_bytes: self.counters.copied_bytes + copied_bytes, ..self.counters }
     }
 
     /// What there is now.
@@ -523,6 +523,7 @@ impl<D: Disk> Shard<D> {
                     self.effects.push_back(Effect::Produced(request, Err(ProduceError::Unknown)));
                 }
                 self.kept_bytes -= partition.counted_bytes();
+                self.counters.copied_bytes += partition.log.copied_bytes();
                 partition.log.into_files()
             }
             None => Vec::new(),

@@ -1,6 +1,7 @@
 //! Flags of the command line and what they mean together; runs nothing.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -18,10 +19,13 @@ pub(crate) enum Command {
     Run(Box<RunArguments>),
     /// Measures the limits of this machine, now.
     Probe(ProbeArguments),
+    /// Holds a broker against target numbers, row by row, beside bare servers, and writes a report.
+    Suite(SuiteArguments),
 }
 
 /// The kinds of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Work {
     /// Producers that keep requests in flight.
     Produce,
@@ -35,6 +39,8 @@ pub(crate) enum Work {
     Mixed,
     /// Many partitions, all written.
     Partitions,
+    /// The Rust client writes and reads, as an application would.
+    Sdk,
 }
 
 impl Work {
@@ -46,12 +52,23 @@ impl Work {
             Self::E2e => "e2e",
             Self::Mixed => "mixed",
             Self::Partitions => "partitions",
+            Self::Sdk => "sdk",
         }
     }
 }
 
-/// What an ack is to mean.
+/// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// A table for people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+/// What an ack is to mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Durability {
     /// It survives power loss.
     Fsync,
@@ -78,24 +95,27 @@ pub(crate) struct RunArguments {
     /// Sends so many records instead.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) records: Option<u64>,
+    /// Stops sooner, once values of so many bytes are sent.
+    #[arg(long, value_name = "B", conflicts_with = "records")]
+    pub(crate) bytes_max: Option<u64>,
     /// Bytes of a record's value.
     #[arg(long, value_name = "B", default_value_t = 100, value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
     pub(crate) size: u32,
     /// Records in a request; 1 is a single.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    batch: Option<u32>,
+    pub(crate) batch: Option<u32>,
     /// Connections that produce.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    producers: Option<u32>,
+    pub(crate) producers: Option<u32>,
     /// Partitions that they write; each has its own by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    partitions: Option<u32>,
+    pub(crate) partitions: Option<u32>,
     /// Requests in flight on each connection.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    in_flight: Option<u32>,
+    pub(crate) in_flight: Option<u32>,
     /// Records a second on a schedule: latencies count from the time that each was to be sent.
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
-    rate: Option<u64>,
+    pub(crate) rate: Option<u64>,
     /// What an ack is to mean.
     #[arg(long, value_enum, default_value = "fsync")]
     pub(crate) durability: Durability,
@@ -120,9 +140,12 @@ pub(crate) struct RunArguments {
     /// Measures the bare loop and the bare ring under the same load, before and after; files of 2 GiB in --data-dir.
     #[arg(long, requires = "data_dir")]
     pub(crate) bare: bool,
-    /// One JSON object instead of a table line.
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// The program that --embedded starts, instead of the `coulee` that lies beside this one.
+    #[arg(long, value_name = "PATH", requires = "embedded")]
+    pub(crate) broker: Option<PathBuf>,
+    /// How the result is printed.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(crate) output: Output,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -136,17 +159,66 @@ pub(crate) struct ProbeArguments {
     /// The CPU of the generator; servers run on core 0.
     #[arg(long, value_name = "CPU", default_value_t = 1)]
     pub(crate) cpu: usize,
-    /// One JSON object instead of a table.
+    /// How the result is printed.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SuiteArguments {
+    /// Rows, parameters and target numbers, instead of those built in (loadgen/targets.toml).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) targets: Option<PathBuf>,
+    /// Where report.html, report.json and the latency logs go.
+    #[arg(long, value_name = "DIR", default_value = "coulee-suite")]
+    pub(crate) out: PathBuf,
+    /// One short run of each row, within a minute.
     #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) quick: bool,
+    /// Where brokers keep their data, in a directory of its own that is removed afterwards: on the device that is to be
+    /// measured. By default in --out.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The broker's program, instead of the `coulee` that lies beside this one.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) broker: Option<PathBuf>,
+    /// Rows that are run, by their ids; all by default.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(crate) rows: Vec<String>,
 }
 
 impl RunArguments {
+    /// This work with everything else as it is when nothing is said; the broker is none's business here.
+    pub(crate) fn of(work: Work, seconds: f64) -> Self {
+        Self {
+            work,
+            seconds,
+            records: None,
+            bytes_max: None,
+            size: 100,
+            batch: None,
+            producers: None,
+            partitions: None,
+            in_flight: None,
+            rate: None,
+            durability: Durability::Fsync,
+            cpus: vec![1],
+            fetch_bytes: 4 << 20,
+            address: SocketAddr::from(([127, 0, 0, 1], 7_700)),
+            embedded: false,
+            data_dir: None,
+            settings: Vec::new(),
+            bare: false,
+            broker: None,
+            output: Output::Table,
+        }
+    }
+
     /// Records in a request.
     pub(crate) fn batch(&self) -> u32 {
         self.batch.unwrap_or_else(|| match self.work {
             Work::Ack | Work::E2e => 1,
-            Work::Produce | Work::Replay | Work::Mixed | Work::Partitions => {
+            Work::Produce | Work::Replay | Work::Mixed | Work::Partitions | Work::Sdk => {
                 1_000.min((1 << 20) / (self.size + 8)).max(1)
             }
         })
@@ -155,7 +227,7 @@ impl RunArguments {
     /// Connections that produce.
     pub(crate) fn producers(&self) -> u32 {
         self.producers.unwrap_or(match self.work {
-            Work::Ack | Work::E2e | Work::Replay => 1,
+            Work::Ack | Work::E2e | Work::Replay | Work::Sdk => 1,
             Work::Produce | Work::Mixed | Work::Partitions => 4,
         })
     }
@@ -174,7 +246,7 @@ impl RunArguments {
             Work::Ack => 1,
             Work::E2e => 1_024,
             _ if self.batch() == 1 => 1_024,
-            Work::Produce | Work::Replay | Work::Mixed => 8,
+            Work::Produce | Work::Replay | Work::Mixed | Work::Sdk => 8,
             Work::Partitions => 32,
         })
     }
@@ -192,7 +264,7 @@ mod tests {
     fn parse(line: &str) -> RunArguments {
         match Arguments::try_parse_from(line.split(' ')).unwrap().command {
             Command::Run(run) => *run,
-            Command::Probe(probe) => panic!("{probe:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

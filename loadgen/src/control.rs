@@ -1,6 +1,7 @@
 //! Topics and statistics, through the SDK: owns what is said beside the measured traffic; measures nothing.
 
 use crate::arguments::Durability;
+use crate::broker::{Broker, usage_of};
 use crate::fault::Fault;
 use coulee_client::{Client, Counter, NewTopic, Stats};
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub(crate) struct Place {
 pub(crate) struct Control {
     runtime: Runtime,
     client: Client,
+    /// The broker's process, where it was started here.
+    process: Option<u32>,
 }
 
 /// What the broker says of itself.
@@ -39,6 +42,11 @@ impl Usage {
         Self { cpu_us: stats.process_cpu_us, rss_bytes: stats.rss_bytes, shards: stats.shards.len(), counters }
     }
 
+    /// A counter or gauge as it is; 0 where the broker does not count it.
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.counters.get(&counter).copied().unwrap_or(0)
+    }
+
     /// How much a counter has grown since `before`; `None` where the broker does not count it.
     pub(crate) fn grown(&self, before: &Self, counter: Counter) -> Option<u64> {
         let now = self.counters.get(&counter)?;
@@ -52,7 +60,12 @@ impl Control {
         let client = runtime
             .block_on(Client::connect(address.to_string()))
             .map_err(|error| Fault::Control { what: "connect", detail: error.to_string() })?;
-        Ok(Self { runtime, client })
+        Ok(Self { runtime, client, process: None })
+    }
+
+    /// A connection to a broker that was started here: CPU time and memory are what the system says of its process.
+    pub(crate) fn of(broker: &Broker) -> Result<Self, Fault> {
+        Ok(Self { process: Some(broker.id()), ..Self::connect(broker.address)? })
     }
 
     /// Makes a topic; its partitions in ascending order of index.
@@ -83,6 +96,10 @@ impl Control {
 
     pub(crate) fn usage(&self) -> Result<Usage, Fault> {
         let stats = self.runtime.block_on(self.client.stats()).map_err(Fault::control("statistics"))?;
-        Ok(Usage::of(&stats))
+        let mut usage = Usage::of(&stats);
+        if let Some(process) = self.process {
+            (usage.cpu_us, usage.rss_bytes) = usage_of(process)?;
+        }
+        Ok(usage)
     }
 }

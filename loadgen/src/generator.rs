@@ -12,6 +12,7 @@ use crate::templates::Templates;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Nothing may stay out for longer than this.
@@ -22,7 +23,7 @@ const AWAKE_NS: u64 = 80_000;
 const EVENTS_MAX: usize = 256;
 
 /// What a thread is to do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) window: Window,
     /// Nothing is sent from here on.
@@ -33,6 +34,15 @@ pub(crate) struct Plan {
     pub(crate) per_second: Option<f64>,
     /// Records that readers have to find where no lane writes.
     pub(crate) records_wanted: u64,
+    /// Nothing is sent any more once somebody sets it.
+    pub(crate) stop: Option<Arc<AtomicBool>>,
+}
+
+impl Plan {
+    /// Whether nothing is to be sent any more.
+    fn is_over(&self, now_ns: u64) -> bool {
+        now_ns >= self.stop_ns || self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
 }
 
 /// A thread's work.
@@ -74,7 +84,11 @@ impl Generator {
             generator: self,
         };
         turn.work()?;
-        Ok(turn.outcome)
+        let mut outcome = turn.outcome;
+        if turn.requests_left == 0 {
+            (outcome.acks.is_exhausted, outcome.reads.is_exhausted) = (true, true);
+        }
+        Ok(outcome)
     }
 
     fn register(&self) -> Result<std::os::fd::OwnedFd, Fault> {
@@ -144,7 +158,7 @@ impl Turn<'_> {
     /// Fills each lane. Whether anything was added.
     fn offer_all(&mut self, now_ns: u64) -> bool {
         let Generator { lanes, templates, plan, .. } = &mut *self.generator;
-        if now_ns >= plan.stop_ns {
+        if plan.is_over(now_ns) {
             return false;
         }
         let before = self.requests_left;
@@ -208,7 +222,7 @@ impl Turn<'_> {
     /// Whether everything is sent, acknowledged and, where there are readers, read.
     fn is_done(&self, now_ns: u64) -> bool {
         let Generator { lanes, readers, plan, templates, .. } = &*self.generator;
-        let sending = !lanes.is_empty() && self.requests_left > 0 && now_ns < plan.stop_ns;
+        let sending = !lanes.is_empty() && self.requests_left > 0 && !plan.is_over(now_ns);
         if sending || lanes.iter().any(|lane| lane.outstanding() > 0) {
             return false;
         }

@@ -30,6 +30,7 @@ const BARE: [(u32, u32, u32, u32); 5] =
 
 /// Measures everything, one after the other.
 pub(crate) fn measure(arguments: &ProbeArguments) -> Result<Limits, Fault> {
+    let files = Files::new(&arguments.data_dir, probe::FILE_BYTES)?;
     let mut limits = Vec::new();
     let dir = &arguments.data_dir;
     let latency = |name: String, latencies: &Latencies| Limit {
@@ -54,10 +55,9 @@ pub(crate) fn measure(arguments: &ProbeArguments) -> Result<Limits, Fault> {
         limits.push(latency(format!("write + fdatasync, {name}, recycled"), &latencies));
     }
     for slice_bytes in [1 << 20, 256 << 10, 64 << 10] {
-        let replayed = probe::replay(dir, slice_bytes, arguments.cpu)?;
+        let replayed = probe::replay(&files, slice_bytes, arguments.cpu)?;
         limits.push(rate(format!("bare replay, {} KiB slices", slice_bytes >> 10), replayed));
     }
-    let files = Files::new(dir)?;
     for (batch, size, connections, in_flight) in BARE {
         for (kind, syncs) in [(Kind::Loop, true), (Kind::Ring, true), (Kind::Loop, false), (Kind::Ring, false)] {
             let (seconds, cpus) = (arguments.seconds, vec![arguments.cpu]);

@@ -1,11 +1,36 @@
 //! The machine that a run was made on, and where its threads run; measures nothing.
 
 use crate::fault::Fault;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
+use std::sync::OnceLock;
 
-/// Keeps the calling thread on one CPU.
+/// The CPUs that the process had when it first asked.
+static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+
+/// The CPUs that this process may run on. To be asked first before any thread is pinned.
+pub(crate) fn cpus() -> &'static [usize] {
+    CPUS.get_or_init(|| {
+        let set = sched_getaffinity(None).unwrap_or_default();
+        (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+    })
+}
+
+/// Whether there is but one: then nothing is pinned, since nothing could run beside it.
+pub(crate) fn is_single() -> bool {
+    cpus().len() == 1
+}
+
+/// What has to be known about figures of a machine with one CPU.
+pub(crate) fn caution() -> Option<&'static str> {
+    is_single().then_some("this machine has 1 CPU: nothing is pinned, and broker and generators take turns on it")
+}
+
+/// Keeps the calling thread on one CPU, where there are several.
 pub(crate) fn pin(cpu: usize) -> Result<(), Fault> {
+    if is_single() {
+        return Ok(());
+    }
     let machine = |error: std::io::Error| Fault::Machine { what: "pinning a thread to a cpu", error };
     if cpu >= CpuSet::MAX_CPU {
         return Err(machine(std::io::ErrorKind::InvalidInput.into()));

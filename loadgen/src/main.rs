@@ -3,9 +3,10 @@
 //! All measured traffic goes over plain sockets that never wait, from threads pinned to their CPUs, with what
 //! `coulee-protocol` knows of bytes. The SDK makes topics and asks for statistics.
 //!
-//! It ends with 0 when the work was done, with 1 on an error or a lost, doubled or reordered record.
+//! It ends with 0 when the work was done, with 1 on an error or a lost, doubled or reordered record, and a suite with 3
+//! when the work was done and a target missed.
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, Output};
 use clap::Parser;
 use fault::Fault;
 use std::process::ExitCode;
@@ -23,13 +24,17 @@ mod reader;
 mod report;
 mod run;
 mod schedule;
+mod sdk;
+mod suite;
 mod tally;
 mod templates;
 mod wire;
 
 fn main() -> ExitCode {
-    match work(&Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let command = Arguments::parse().command;
+    machine::caution().into_iter().for_each(|caution| eprintln!("note: {caution}"));
+    match work(&command) {
+        Ok(code) => code,
         Err(fault) => {
             eprintln!("error: {fault}");
             ExitCode::FAILURE
@@ -37,21 +42,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(command: &Command) -> Result<(), Fault> {
-    let (json, is_json, table) = match command {
+fn work(command: &Command) -> Result<ExitCode, Fault> {
+    let (json, output, table) = match command {
         Command::Run(arguments) => {
             let rows = run::run(arguments)?;
-            (rows.json(), arguments.json, rows.table())
+            (rows.json(), arguments.output, rows.table())
         }
         Command::Probe(arguments) => {
             let limits = limits::measure(arguments)?;
-            (limits.json(), arguments.json, limits.table())
+            (limits.json(), arguments.output, limits.table())
         }
+        Command::Suite(arguments) => return suite::run(arguments),
     };
-    if is_json {
-        println!("{json:#}");
-    } else {
-        println!("{table}");
+    match output {
+        Output::Json => println!("{json:#}"),
+        Output::Table => println!("{table}"),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -19,6 +19,7 @@ mod epoll_loop;
 mod replay;
 mod ring;
 
+pub(crate) use bare::FILE_BYTES;
 pub(crate) use replay::replay;
 
 /// Where bare servers run; generators run elsewhere.
@@ -32,6 +33,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    pub(crate) const BOTH: [Self; 2] = [Self::Loop, Self::Ring];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Loop => "bare loop",
@@ -62,8 +65,9 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(crate) fn new(dir: &Path) -> Result<Self, Fault> {
-        Ok(Self { buffered: Recycled::new(dir, "loop")?, direct: Recycled::new(dir, "ring")? })
+    /// Two files of `bytes`.
+    pub(crate) fn new(dir: &Path, bytes: u64) -> Result<Self, Fault> {
+        Ok(Self { buffered: Recycled::new(dir, "loop", bytes)?, direct: Recycled::new(dir, "ring", bytes)? })
     }
 
     const fn of(&self, kind: Kind) -> &Recycled {
@@ -110,14 +114,15 @@ fn drive(load: &Load, address: SocketAddr) -> Result<Outcome, Fault> {
     let window = measured(load.seconds);
     let threads = load.cpus.len();
     let per_second = load.per_second.map(|rate| rate / threads as f64);
-    let plan = Plan { window, stop_ns: window.end_ns, requests: u64::MAX, per_second, records_wanted: 0 };
+    let plan = Plan { window, stop_ns: window.end_ns, requests: u64::MAX, per_second, records_wanted: 0, stop: None };
     let mut lanes: Vec<Vec<Lane>> = (0..threads).map(|_| Vec::new()).collect();
     for at in 0..load.connections as usize {
         let target = vec![Target::new(at as u64 + 1, true, false)];
         lanes[at % threads].push(Lane::connect(address, None, target, load.in_flight, templates.batch_bytes())?);
     }
     let start = Instant::now();
-    let generator = |lanes| Generator { lanes, readers: Vec::new(), templates: Arc::clone(&templates), plan, start };
+    let generator =
+        |lanes| Generator { lanes, readers: Vec::new(), templates: Arc::clone(&templates), plan: plan.clone(), start };
     let generators = lanes.into_iter().filter(|lanes| !lanes.is_empty()).map(generator).collect();
     run_threads(generators, &load.cpus).map(|(outcome, _)| outcome)
 }

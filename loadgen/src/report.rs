@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
 /// Counters that a report shows the growth of.
-const COUNTERS: [Counter; 10] = [
+const COUNTERS: [Counter; 11] = [
+    Counter::ProducedRecords,
     Counter::ProducedBytes,
     Counter::FetchedBytes,
     Counter::CopiedBytes,
@@ -23,17 +24,17 @@ const COUNTERS: [Counter; 10] = [
 ];
 
 /// One line: what was done and what came of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) parameters: Map<String, Value>,
-    value_bytes: u64,
+    pub(crate) value_bytes: u64,
     pub(crate) acks: Tally,
-    reads: Tally,
-    read_bytes: u64,
-    server_cpu_us: u64,
-    rss_bytes: u64,
-    counters: Map<String, Value>,
+    pub(crate) reads: Tally,
+    pub(crate) read_bytes: u64,
+    pub(crate) server_cpu_us: u64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) counters: Map<String, Value>,
 }
 
 /// A run's lines.
@@ -47,17 +48,18 @@ pub(crate) struct Rows {
 
 /// How a broker stands beside the better of the bare servers, each one's runs taken together by their median.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Ratios {
-    throughput: f64,
-    p50: f64,
-    p99: f64,
-    cpu: f64,
+pub(crate) struct Ratios {
+    pub(crate) throughput: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) cpu: f64,
 }
 
 impl Ratios {
-    fn of(row: &Row, bare: &[Row]) -> Option<Self> {
-        let most = |value: &dyn Fn(&Row) -> f64| best(bare, value, f64::max);
-        let least = |value: &dyn Fn(&Row) -> f64| best(bare, value, f64::min);
+    pub(crate) fn of<'a>(row: &Row, bare: impl IntoIterator<Item = &'a Row>) -> Option<Self> {
+        let bare: Vec<&Row> = bare.into_iter().collect();
+        let most = |value: &dyn Fn(&Row) -> f64| best(&bare, value, f64::max);
+        let least = |value: &dyn Fn(&Row) -> f64| best(&bare, value, f64::min);
         let percentile = |percent: f64| move |row: &Row| row.acks.latencies.percentile_us(percent);
         Some(Self {
             throughput: row.acks.records_per_second() / most(&|row| row.acks.records_per_second())?,
@@ -69,16 +71,16 @@ impl Ratios {
 }
 
 /// The median of each kind of bare server, the better one of them.
-fn best(bare: &[Row], value: &dyn Fn(&Row) -> f64, better: fn(f64, f64) -> f64) -> Option<f64> {
+fn best(bare: &[&Row], value: &dyn Fn(&Row) -> f64, better: fn(f64, f64) -> f64) -> Option<f64> {
     let mut kinds: Vec<&str> = bare.iter().map(|row| row.name.as_str()).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    let of_kind = |kind: &&str| bare.iter().filter(|row| row.name == **kind).map(value).collect();
+    let of_kind = |kind: &&str| bare.iter().filter(|row| row.name == **kind).map(|row| value(row)).collect();
     kinds.iter().map(|kind| median(of_kind(kind))).reduce(better)
 }
 
 /// The value in the middle; of an even count, the mean of the two there.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] }
@@ -126,11 +128,11 @@ impl Row {
         if self.acks.records > 0 { &self.acks } else { &self.reads }
     }
 
-    fn cpu_ns_per_record(&self) -> f64 {
+    pub(crate) fn cpu_ns_per_record(&self) -> f64 {
         self.server_cpu_us as f64 * 1e3 / self.main().records.max(1) as f64
     }
 
-    fn megabytes_per_second(&self, tally: &Tally) -> f64 {
+    pub(crate) fn megabytes_per_second(&self, tally: &Tally) -> f64 {
         tally.records_per_second() * self.value_bytes as f64 / 1e6
     }
 

@@ -1,7 +1,7 @@
 //! One run: topic, threads, statistics before and after, and the proof that nothing is lost; prints nothing.
 
 use crate::arguments::{Durability, RunArguments, Work};
-use crate::broker::Broker;
+use crate::broker::{self, Broker, Directory};
 use crate::control::{Control, Place};
 use crate::fault::Fault;
 use crate::generator::{Generator, Outcome, Plan};
@@ -10,77 +10,74 @@ use crate::machine;
 use crate::probe::{self, Files, Kind, Load};
 use crate::reader::{Reader, Source};
 use crate::report::{Row, Rows, parameters};
+use crate::sdk;
 use crate::tally::Window;
 use crate::templates::Templates;
 use coulee_protocol::ids::ShardId;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
 /// Runs one kind of work.
 pub(crate) fn run(arguments: &RunArguments) -> Result<Rows, Fault> {
-    let beside = Beside::new(arguments)?;
-    let mut bare = beside.measure()?;
-    let broker = match &arguments.data_dir {
-        Some(parent) if arguments.embedded => Some(Broker::start(parent, &arguments.settings)?),
+    let files = match &arguments.data_dir {
+        Some(dir) if arguments.bare => Some(Files::new(dir, probe::FILE_BYTES)?),
         _ => None,
     };
-    let address = broker.as_ref().map_or(arguments.address, |broker| broker.address);
-    let control = Control::connect(address)?;
-    let topic = format!("loadgen-{}-{}", arguments.work.name(), std::process::id());
-    let places = control.create_topic(&topic, arguments.partitions(), arguments.durability)?;
-    let templates = Templates::new(arguments.batch(), arguments.size as usize)
-        .map_err(|error| Fault::wire("a batch of our own", error))?;
-    let job = Job { arguments, address, control: &control, topic: &topic, places, templates: Arc::new(templates) };
-    // A topic of a run that failed stays, to be looked at.
-    let rows = match arguments.work {
-        Work::Replay => job.replay()?,
-        _ => vec![job.write()?],
+    let beside = || files.as_ref().map_or_else(|| Ok(Vec::new()), |files| bare(arguments, &Kind::BOTH, files));
+    let mut bare = beside()?;
+    let (_directory, broker) = match &arguments.data_dir {
+        Some(parent) if arguments.embedded => {
+            let directory = Directory::new(parent)?;
+            let program = broker::program(arguments.broker.as_deref())?;
+            let broker = Broker::start(&program, &directory.path().join("data"), &arguments.settings)?;
+            (Some(directory), Some(broker))
+        }
+        _ => (None, None),
     };
-    control.delete_topic(&topic)?;
-    bare.extend(beside.measure()?);
+    let address = broker.as_ref().map_or(arguments.address, |broker| broker.address);
+    let control = broker.as_ref().map_or_else(|| Control::connect(address), Control::of)?;
+    let rows = perform(arguments, address, &control)?;
+    bare.extend(beside()?);
     Ok(Rows { rows, bare, machine: machine::describe() })
 }
 
-/// Bare servers under the same load, where they are wanted.
-struct Beside<'a> {
-    arguments: &'a RunArguments,
-    files: Option<Files>,
+/// Does the work on a topic of its own. The topic of work that failed stays, to be looked at.
+pub(crate) fn perform(arguments: &RunArguments, address: SocketAddr, control: &Control) -> Result<Vec<Row>, Fault> {
+    let topic = format!("loadgen-{}-{}", arguments.work.name(), std::process::id());
+    let job = Job::new(arguments, address, control, &topic)?;
+    let rows = match arguments.work {
+        Work::Replay => job.replay()?,
+        Work::Sdk => job.sdk()?,
+        _ => vec![job.write(None)?],
+    };
+    control.delete_topic(&topic)?;
+    Ok(rows)
 }
 
-impl<'a> Beside<'a> {
-    fn new(arguments: &'a RunArguments) -> Result<Self, Fault> {
-        let files = match &arguments.data_dir {
-            Some(dir) if arguments.bare => Some(Files::new(dir)?),
-            _ => None,
-        };
-        Ok(Self { arguments, files })
-    }
-
-    fn measure(&self) -> Result<Vec<Row>, Fault> {
-        let Some(files) = &self.files else { return Ok(Vec::new()) };
-        let arguments = self.arguments;
-        let load = Load {
-            batch: arguments.batch(),
-            size: arguments.size,
-            connections: arguments.producers(),
-            in_flight: arguments.in_flight(),
-            per_second: arguments.rate().map(|rate| rate as f64 / f64::from(arguments.batch())),
-            syncs: arguments.durability == Durability::Fsync,
-            seconds: arguments.seconds,
-            cpus: arguments.cpus.clone(),
-        };
-        let row = |kind: Kind| {
-            let (outcome, cpu_us) = probe::bare(kind, &load, files)?;
-            Ok(Row::bare(parameters(arguments, 1), kind.name().to_owned(), arguments.size, outcome, cpu_us))
-        };
-        [Kind::Loop, Kind::Ring].into_iter().map(row).collect()
-    }
+/// Bare servers under the same load.
+pub(crate) fn bare(arguments: &RunArguments, kinds: &[Kind], files: &Files) -> Result<Vec<Row>, Fault> {
+    let load = Load {
+        batch: arguments.batch(),
+        size: arguments.size,
+        connections: arguments.producers(),
+        in_flight: arguments.in_flight(),
+        per_second: arguments.rate().map(|rate| rate as f64 / f64::from(arguments.batch())),
+        syncs: arguments.durability == Durability::Fsync,
+        seconds: arguments.seconds,
+        cpus: arguments.cpus.clone(),
+    };
+    let row = |kind: &Kind| {
+        let (outcome, cpu_us) = probe::bare(*kind, &load, files)?;
+        Ok(Row::bare(parameters(arguments, 1), kind.name().to_owned(), arguments.size, outcome, cpu_us))
+    };
+    kinds.iter().map(row).collect()
 }
 
-/// What all stretches of a run share.
-struct Job<'a> {
+/// A topic, and the broker that it is on.
+pub(crate) struct Job<'a> {
     arguments: &'a RunArguments,
     address: SocketAddr,
     control: &'a Control,
@@ -89,53 +86,110 @@ struct Job<'a> {
     templates: Arc<Templates>,
 }
 
-impl Job<'_> {
-    /// Producers, and consumers beside them where the work wants them.
-    fn write(&self) -> Result<Row, Fault> {
+/// A topic that was left.
+#[derive(Debug)]
+pub(crate) struct Left {
+    places: Vec<Place>,
+    templates: Arc<Templates>,
+}
+
+impl Left {
+    /// The topic on its broker again.
+    pub(crate) fn on<'a>(
+        self,
+        arguments: &'a RunArguments,
+        address: SocketAddr,
+        control: &'a Control,
+        topic: &'a str,
+    ) -> Job<'a> {
+        Job { arguments, address, control, topic, places: self.places, templates: self.templates }
+    }
+}
+
+impl<'a> Job<'a> {
+    /// Makes the topic.
+    pub(crate) fn new(
+        arguments: &'a RunArguments,
+        address: SocketAddr,
+        control: &'a Control,
+        topic: &'a str,
+    ) -> Result<Self, Fault> {
+        let places = control.create_topic(topic, arguments.partitions(), arguments.durability)?;
+        let templates = Templates::new(arguments.batch(), arguments.size as usize)
+            .map_err(|error| Fault::wire("a batch of our own", error))?;
+        Ok(Self { arguments, address, control, topic, places, templates: Arc::new(templates) })
+    }
+
+    /// Leaves the topic on its broker, which may be started again.
+    pub(crate) fn leave(self) -> Left {
+        Left { places: self.places, templates: self.templates }
+    }
+
+    /// Producers, and consumers beside them where the work wants them. It ends when `stop` is set, if not before.
+    pub(crate) fn write(&self, stop: Option<Arc<AtomicBool>>) -> Result<Row, Fault> {
         let with_readers = matches!(self.arguments.work, Work::E2e | Work::Mixed);
-        let plan = self.plan();
+        let plan = Plan { stop, ..self.plan() };
         let start = Instant::now();
-        let generators = self.generators(plan, start, with_readers)?;
+        let generators = self.generators(&plan, start, with_readers)?;
         let before = self.control.usage()?;
         let (outcome, read_bytes) = run_threads(generators, &self.arguments.cpus)?;
         let after = self.control.usage()?;
-        let visible = self.control.visible_records(self.topic)?;
-        if visible != outcome.acks.records {
-            let (expected, found) = (outcome.acks.records, visible);
-            return Err(Fault::Record { partition: 0, what: "the count of all visible records", expected, found });
-        }
+        self.prove(outcome.acks.records)?;
         Ok(Row::new(self.arguments, self.arguments.work.name(), outcome, read_bytes, (&before, &after)))
+    }
+
+    /// Whether a consumer could see `records` records, no less and no more.
+    pub(crate) fn prove(&self, records: u64) -> Result<(), Fault> {
+        let visible = self.control.visible_records(self.topic)?;
+        if visible != records {
+            let what = "the count of all visible records";
+            return Err(Fault::Record { partition: 0, what, expected: records, found: visible });
+        }
+        Ok(())
     }
 
     /// Writes, then reads all of it from its start, twice.
     fn replay(&self) -> Result<Vec<Row>, Fault> {
-        let mut written = self.write()?;
+        let mut written = self.write(None)?;
         let records = written.acks.records;
         written.name = "replay: write".to_owned();
-        let mut rows = vec![written];
-        for name in ["replay: first pass", "replay: second pass"] {
-            let plan = Plan {
-                window: Window { start_ns: 0, end_ns: u64::MAX },
-                stop_ns: u64::MAX,
-                requests: 0,
-                per_second: None,
-                records_wanted: records,
-            };
-            let reader = Reader::connect(
-                self.address,
-                self.shard(0),
-                self.sources(0..self.places.len()),
-                self.arguments.fetch_bytes,
-            )?;
-            let before = self.control.usage()?;
-            let templates = Arc::clone(&self.templates);
-            let generator =
-                Generator { lanes: Vec::new(), readers: vec![reader], templates, plan, start: Instant::now() };
-            let (outcome, bytes) = run_threads(vec![generator], &self.arguments.cpus)?;
-            let after = self.control.usage()?;
-            rows.push(Row::new(self.arguments, name, outcome, bytes, (&before, &after)));
-        }
-        Ok(rows)
+        let first = self.pass("replay: first pass", records)?;
+        let second = self.pass("replay: second pass", records)?;
+        Ok(vec![written, first, second])
+    }
+
+    /// One consumer reads `records` records from their start.
+    pub(crate) fn pass(&self, name: &str, records: u64) -> Result<Row, Fault> {
+        let plan = Plan {
+            window: Window { start_ns: 0, end_ns: u64::MAX },
+            stop_ns: u64::MAX,
+            requests: 0,
+            per_second: None,
+            records_wanted: records,
+            stop: None,
+        };
+        let sources = self.sources(0..self.places.len());
+        let reader = Reader::connect(self.address, self.shard(0), sources, self.arguments.fetch_bytes)?;
+        let before = self.control.usage()?;
+        let templates = Arc::clone(&self.templates);
+        let generator = Generator { lanes: Vec::new(), readers: vec![reader], templates, plan, start: Instant::now() };
+        let (outcome, bytes) = run_threads(vec![generator], &self.arguments.cpus)?;
+        let after = self.control.usage()?;
+        Ok(Row::new(self.arguments, name, outcome, bytes, (&before, &after)))
+    }
+
+    /// The Rust client writes, and reads all of it back.
+    fn sdk(&self) -> Result<Vec<Row>, Fault> {
+        let before = self.control.usage()?;
+        let written = sdk::write(self.arguments, self.address, self.topic)?;
+        let after = self.control.usage()?;
+        let records = written.acks.records;
+        self.prove(records)?;
+        let written = Row::new(self.arguments, "sdk: produce", written, 0, (&before, &after));
+        let before = self.control.usage()?;
+        let (read, bytes) = sdk::read(self.arguments, self.address, self.topic, records)?;
+        let after = self.control.usage()?;
+        Ok(vec![written, Row::new(self.arguments, "sdk: consume", read, bytes, (&before, &after))])
     }
 
     /// What each thread is to do.
@@ -143,16 +197,20 @@ impl Job<'_> {
         let arguments = self.arguments;
         let threads = arguments.cpus.len() as u64;
         let batch = u64::from(arguments.batch());
+        let shared = |records: u64| records.div_ceil(batch).div_ceil(threads);
         let (window, requests) = match arguments.records {
-            Some(records) => (Window { start_ns: 0, end_ns: u64::MAX }, records.div_ceil(batch).div_ceil(threads)),
-            None => (measured(arguments.seconds), u64::MAX),
+            Some(records) => (Window { start_ns: 0, end_ns: u64::MAX }, shared(records)),
+            None => {
+                let records_max = arguments.bytes_max.map(|bytes| bytes / u64::from(arguments.size));
+                (measured(arguments.seconds), records_max.map_or(u64::MAX, shared))
+            }
         };
         let per_second = arguments.rate().map(|rate| rate as f64 / batch as f64 / threads as f64);
-        Plan { window, stop_ns: window.end_ns, requests, per_second, records_wanted: 0 }
+        Plan { window, stop_ns: window.end_ns, requests, per_second, records_wanted: 0, stop: None }
     }
 
     /// One for each CPU, the producers dealt out to them in turn.
-    fn generators(&self, plan: Plan, start: Instant, with_readers: bool) -> Result<Vec<Generator>, Fault> {
+    fn generators(&self, plan: &Plan, start: Instant, with_readers: bool) -> Result<Vec<Generator>, Fault> {
         let producers = self.arguments.producers() as usize;
         let threads = self.arguments.cpus.len();
         let mut generators: Vec<Generator> = (0..threads)
@@ -160,7 +218,7 @@ impl Job<'_> {
                 lanes: Vec::new(),
                 readers: Vec::new(),
                 templates: Arc::clone(&self.templates),
-                plan,
+                plan: plan.clone(),
                 start,
             })
             .collect();

@@ -38,6 +38,11 @@ impl Latencies {
     pub(crate) fn max_us(&self) -> f64 {
         self.0.max() as f64 / 1e3
     }
+
+    /// The histogram itself, in nanoseconds.
+    pub(crate) const fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
 }
 
 /// The stretch of time that is measured: what comes before it warms up, what comes after it drains.
@@ -66,6 +71,8 @@ pub(crate) struct Tally {
     /// The last one inside the window.
     pub(crate) last_ns: u64,
     pub(crate) latencies: Latencies,
+    /// The work was at its end before the window was.
+    pub(crate) is_exhausted: bool,
     /// Records in each [`POINT_NS`] of the whole run.
     pub(crate) points: Vec<u64>,
 }
@@ -79,6 +86,7 @@ impl Tally {
             records_measured: 0,
             last_ns: window.start_ns,
             latencies: Latencies::new(),
+            is_exhausted: false,
             points: Vec::new(),
         }
     }
@@ -107,13 +115,15 @@ impl Tally {
         self.records_measured += other.records_measured;
         self.last_ns = self.last_ns.max(other.last_ns);
         self.latencies.add(&other.latencies);
+        self.is_exhausted |= other.is_exhausted;
         self.points.resize(self.points.len().max(other.points.len()), 0);
         self.points.iter_mut().zip(&other.points).for_each(|(sum, more)| *sum += more);
     }
 
     /// Seconds that were measured: the window, or up to the last record where the work ended sooner.
     pub(crate) fn seconds(&self) -> f64 {
-        let end_ns = if self.window.end_ns == u64::MAX { self.last_ns } else { self.window.end_ns };
+        let ends_itself = self.is_exhausted || self.window.end_ns == u64::MAX;
+        let end_ns = if ends_itself { self.last_ns } else { self.window.end_ns };
         end_ns.saturating_sub(self.window.start_ns) as f64 / 1e9
     }
 

@@ -91,6 +91,8 @@ pub(crate) struct Input {
     read_bytes: usize,
     received: u64,
     frames: u64,
+    /// Bytes copied since they were last asked for.
+    copied: u64,
 }
 
 impl Input {
@@ -98,6 +100,17 @@ impl Input {
     #[must_use]
     pub(crate) const fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Bytes copied from one buffer to another since this was last asked.
+    pub(crate) const fn take_copied(&mut self) -> u64 {
+        std::mem::replace(&mut self.copied, 0)
+    }
+
+    /// Keeps what is left over until the next read.
+    fn keep_rest(&mut self, rest: &[u8]) {
+        self.copied += rest.len() as u64;
+        self.rest = rest.to_vec();
     }
 
     /// Whole frames so far.
@@ -130,13 +143,14 @@ impl Input {
         self.read_bytes = self.read_bytes.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         let mut buffer = pool.take(self.read_bytes.max(self.rest.len() + FRAME_HEADER_BYTES));
         buffer.extend(&self.rest);
+        self.copied += self.rest.len() as u64;
         self.rest = Vec::new();
         buffer
     }
 
     /// Takes back a buffer that nothing was read into.
     pub(crate) fn keep(&mut self, buffer: &BlockMut) {
-        self.rest = buffer.filled().to_vec();
+        self.keep_rest(buffer.filled());
     }
 
     /// Whether the large frame ends with its next spare room: then bytes behind belong to the next frame.
@@ -193,6 +207,7 @@ impl Input {
         let rest = std::mem::take(&mut self.rest);
         let mut buffer = means.pool.take(rest.len());
         buffer.extend(&rest);
+        self.copied += rest.len() as u64;
         self.cut_block(means, &buffer.freeze(), frames)
     }
 
@@ -216,7 +231,7 @@ impl Input {
             self.frames += 1;
             at = end;
         }
-        self.rest = block[at..].to_vec();
+        self.keep_rest(&block[at..]);
         Ok(())
     }
 
@@ -231,13 +246,13 @@ impl Input {
         let have = &block[at + FRAME_HEADER_BYTES..];
         let (len, body_len) = (header.len as usize, header.body_len as usize);
         let Some(reservation) = means.budget.reserve(means.client, len) else {
-            self.rest = block[at..].to_vec();
+            self.keep_rest(&block[at..]);
             self.paused = true;
             return Ok(());
         };
         if len < OWN_FRAME_BYTES {
             // The next buffer is made to hold it whole.
-            self.rest = block[at..].to_vec();
+            self.keep_rest(&block[at..]);
             self.read_bytes = self.read_bytes.max(len.next_power_of_two());
             self.reserved = Some(reservation);
             return Ok(());
@@ -254,6 +269,7 @@ impl Input {
         };
         partial.body[..body.len()].copy_from_slice(body);
         partial.batches.extend(batches);
+        self.copied += have.len() as u64;
         self.partial = Some(Box::new(partial));
         Ok(())
     }

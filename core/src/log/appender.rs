@@ -127,7 +127,8 @@ impl Appender {
         &self.written
     }
 
-    /// Payload bytes copied in user space so far.
+    /// Bytes of batches copied in user space so far: of small ones their payload, once more what a write repeats of
+    /// an unfinished block, and of large ones those that did not come in a block of their own.
     #[must_use]
     pub const fn copied_bytes(&self) -> u64 {
         self.copied_bytes
@@ -172,6 +173,14 @@ impl Appender {
         self.copied_bytes += payload.len() as u64;
         cache.note(end.offset, self.tail_id, at, head.len() + payload.len());
         self.end = end;
+    }
+
+    /// Gives a large batch that came between others a block of its own: a copy.
+    pub fn own(&mut self, batch: &Block) -> BlockMut {
+        let mut block = self.pool.take(align_up(batch.len()));
+        block.extend(batch);
+        self.copied_bytes += batch.len() as u64;
+        block
     }
 
     /// Appends a large batch that lies, stamped, in a block of its own: no copy.
@@ -260,6 +269,7 @@ impl Appender {
     fn new_tail(&mut self, base: u32, unfinished: &[u8], bytes: usize) {
         self.tail = self.pool.take(bytes.max(BLOCK_BYTES));
         self.tail.extend(unfinished);
+        self.copied_bytes += unfinished.len() as u64;
         self.tail_base = base;
         self.next_buffer();
         self.tail_fresh = false;

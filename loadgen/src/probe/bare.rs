@@ -14,8 +14,8 @@ use std::net::TcpStream;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// The file that is written over and over.
-pub(super) const FILE_BYTES: u64 = 1 << 30;
+/// The file that is written over and over, where nobody wants another size.
+pub(crate) const FILE_BYTES: u64 = 1 << 30;
 /// Bytes of an ack's body: that of a produce response.
 const ACK_BODY_BYTES: usize = 28;
 
@@ -121,18 +121,23 @@ pub(super) fn acknowledge<P>(
 #[derive(Debug)]
 pub(crate) struct Recycled {
     path: PathBuf,
+    bytes: u64,
 }
 
 impl Recycled {
-    pub(super) fn new(dir: &Path, name: &str) -> Result<Self, Fault> {
+    pub(super) fn new(dir: &Path, name: &str, bytes: u64) -> Result<Self, Fault> {
         let path = dir.join(format!("coulee-loadgen-{}-{name}", std::process::id()));
         let file = File::create(&path).map_err(Fault::machine("a file to write over"))?;
         let zeros = vec![0; 1 << 20];
-        for at in (0..FILE_BYTES).step_by(zeros.len()) {
+        for at in (0..bytes).step_by(zeros.len()) {
             file.write_all_at(&zeros, at).map_err(Fault::machine("a file to write over"))?;
         }
         file.sync_all().map_err(Fault::machine("a file to write over"))?;
-        Ok(Self { path })
+        Ok(Self { path, bytes })
+    }
+
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Opens it, past the page cache where `direct`.

@@ -1,7 +1,7 @@
 //! Single operations of the machine: a round trip, a copy, a checksum, a durable write; puts nothing together.
 
 use super::SERVER_CPU;
-use super::bare::Recycled;
+use super::bare::{FILE_BYTES, Recycled};
 use crate::fault::Fault;
 use crate::machine;
 use crate::tally::Latencies;
@@ -109,7 +109,7 @@ pub(crate) fn crc() -> f64 {
 
 /// Writes of `bytes`, each followed by fdatasync, one after the other into blocks that were written before.
 pub(crate) fn durable_writes(dir: &Path, bytes: usize, rounds: u64) -> Result<Latencies, Fault> {
-    let file = Recycled::new(dir, "sync")?;
+    let file = Recycled::new(dir, "sync", FILE_BYTES)?;
     let opened = file.open(false)?;
     let (block, mut latencies) = (vec![7; bytes], Latencies::new());
     for round in 0..rounds {

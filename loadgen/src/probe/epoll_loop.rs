@@ -6,7 +6,7 @@
 //! ```
 //! The written pages are resident, so a write is a copy into the page cache; the sync writes them to the device.
 
-use super::bare::{Acker, FILE_BYTES, Recycled, Scanner, acknowledge, thread_cpu_us};
+use super::bare::{Acker, Recycled, Scanner, acknowledge, thread_cpu_us};
 use crate::fault::Fault;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -73,6 +73,7 @@ impl Syncer {
 struct Loop {
     peers: Vec<Peer>,
     file: File,
+    file_bytes: u64,
     at: u64,
     buffer: Vec<u8>,
     /// Frames that are written and wait for the next sync, and those that the sync under way will make durable.
@@ -100,6 +101,7 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
     let mut state = Loop {
         peers,
         file: file.open(false)?,
+        file_bytes: file.bytes(),
         at: 0,
         buffer: vec![0; WRITE_BYTES],
         written: Vec::new(),
@@ -168,7 +170,7 @@ impl Loop {
             }
         }
         if filled > 0 {
-            if self.at + filled as u64 > FILE_BYTES {
+            if self.at + filled as u64 > self.file_bytes {
                 self.at = 0;
             }
             let written = self.file.write_all_at(&self.buffer[..filled], self.at);

@@ -6,7 +6,7 @@
 //! ```
 //! A write that has the device for itself is durable by itself (RWF_DSYNC): that is a sync's round trip less.
 
-use super::bare::{Acker, FILE_BYTES, Recycled, Scanner, acknowledge, thread_cpu_us};
+use super::bare::{Acker, Recycled, Scanner, acknowledge, thread_cpu_us};
 use crate::fault::Fault;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::collections::VecDeque;
@@ -100,6 +100,7 @@ struct Write {
 struct Server {
     ring: IoUring,
     file: File,
+    file_bytes: u64,
     at: u64,
     peers: Vec<Peer>,
     stages: Vec<Aligned>,
@@ -132,6 +133,7 @@ pub(super) fn serve(streams: Vec<TcpStream>, records: u64, file: &Recycled, sync
     let mut server = Server {
         ring,
         file: file.open(true)?,
+        file_bytes: file.bytes(),
         at: 0,
         peers: streams.into_iter().map(peer).collect(),
         stages: vec![Aligned::new(STAGE_BYTES)],
@@ -272,7 +274,7 @@ impl Server {
         is_durable: bool,
     ) -> Result<(), Fault> {
         let len = count.next_multiple_of(BLOCK_BYTES);
-        if self.at + len as u64 > FILE_BYTES {
+        if self.at + len as u64 > self.file_bytes {
             self.at = 0;
         }
         let number = self.first + self.writes.len() as u64;

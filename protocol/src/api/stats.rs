@@ -85,7 +85,7 @@ published! {
         12 ForwardedRequests "forwarded_requests" "Requests passed on to the shard that owns the partition."
         13 ReceivedBytes "received_bytes" "Bytes read from sockets."
         14 SentBytes "sent_bytes" "Bytes written to sockets."
-        15 CopiedBytes "copied_bytes" "Payload bytes copied from one buffer of ours to another."
+        15 CopiedBytes "copied_bytes" "Bytes of batches and partial frames copied between buffers of ours."
         16 Allocations "allocations" "Heap allocations on the shard's thread."
         17 Writes "writes" "Writes of log files that completed."
         18 WrittenBytes "written_bytes" "Bytes of them, padding included."

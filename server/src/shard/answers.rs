@@ -30,6 +30,15 @@ pub(super) enum Come {
     Stats(Box<ShardStats>),
 }
 
+impl Come {
+    /// Bytes of record batches in it, which are copied on their way to another shard.
+    fn batches_bytes(&self) -> u64 {
+        let Self::Fetched(parts) = self else { return 0 };
+        let blocks = parts.iter().filter_map(|part| part.batches.as_ref().ok()).flatten();
+        blocks.map(|block| block.len() as u64).sum()
+    }
+}
+
 impl From<Answer> for Come {
     fn from(answer: Answer) -> Self {
         match answer {
@@ -59,7 +68,10 @@ impl ShardServer {
     pub(super) fn answered(&mut self, request: RequestId, come: Come) {
         let Some(pending) = self.pending.remove(Key(request.0)) else { return };
         match pending.asker {
-            Asker::Shard(shard, number) => self.send_to(shard, Message::Answer(number, come.into())),
+            Asker::Shard(shard, number) => {
+                self.counts.copied_bytes += come.batches_bytes();
+                self.send_to(shard, Message::Answer(number, come.into()));
+            }
             Asker::Part { whole, at } => self.part_came(whole, at, come),
             Asker::Connection(key) => self.answer_connection((request, key), pending, come),
         }

@@ -152,6 +152,7 @@ impl ShardServer {
         let mut frames = std::mem::take(&mut self.frames);
         let pause =
             if connection.backlog.is_empty() { self.receive(key, &mut connection, &mut frames) } else { Pause::Turn };
+        self.counts.copied_bytes += connection.input.take_copied();
         let handed_over = self.take_frames(key, &mut connection, &mut frames);
         self.frames = frames;
         if handed_over {

@@ -198,6 +198,7 @@ impl ShardServer {
         if owner == self.id() {
             self.parts.core.command(Command::Produce { request, partition, acks, batch: batches });
         } else {
+            self.counts.copied_bytes += batches.bytes().len() as u64;
             self.ask(owner, request, Question::Produce(partition, acks, batches.bytes().to_vec()));
         }
         Ok(())

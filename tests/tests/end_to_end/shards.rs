@@ -1,6 +1,6 @@
 //! Partitions on several shards, and connections to any of them; knows no client crate but for its good manners.
 
-use crate::{connect_with_topic, read, run};
+use crate::{connect, connect_with_topic, read, run};
 use coulee_client::{Counter, ErrorCode, PartitionUid, Record, Start, Stats};
 use coulee_protocol::api::ApiKey;
 use coulee_protocol::api::{fetch::v1 as fetch, list_offsets::v1 as list_offsets, produce::v1 as produce};
@@ -212,7 +212,7 @@ fn a_broker_of_one_shard_answers_every_request() {
     let mut wire = Wire::open(broker.address(), Some(0));
     assert_eq!(produce(&mut wire, partitions[0].0, &[b"x"]), 0);
     assert_eq!(fetched(&mut wire, &[(partitions[0].0, 0), (partitions[1].0, 0)]), [vec![0], vec![]]);
-    let stats = run(async { crate::connect(&broker).await.stats().await.unwrap() });
+    let stats = run(async { connect(&broker).await.stats().await.unwrap() });
     assert_eq!(stats.shards.len(), 1);
 }
 
@@ -233,4 +233,35 @@ fn a_shard_that_does_not_exist_is_refused_with_those_that_do() {
     let answer = wire.hello(Some(7));
     assert_eq!((answer.error(), answer.detail().as_str()), (ErrorCode::InvalidRequest, "shard 7, expected 0 to 1"));
     assert_eq!(wire.answer(), None, "the connection is closed");
+}
+
+/// What each shard has copied so far.
+fn copied(broker: &Broker) -> Vec<u64> {
+    let stats = run(async { connect(broker).await.stats().await.unwrap() });
+    stats.shards.iter().map(|shard| shard.counters[&Counter::CopiedBytes]).collect()
+}
+
+#[test]
+fn copied_bytes_rise_by_what_is_forwarded_or_small_and_not_by_a_large_batch_at_its_place() {
+    let broker = Broker::start();
+    let (uid, owner) = partitions(&broker, 1)[0];
+    let mut right = Wire::open(broker.address(), Some(owner));
+    let mut wrong = Wire::open(broker.address(), Some(1 - owner));
+    // Of which shard it is about, and by how much its count rises.
+    let mut rise = |shard: u16, work: &mut dyn FnMut(&mut Wire, &mut Wire)| {
+        let before = copied(&broker)[usize::from(shard)];
+        work(&mut right, &mut wrong);
+        copied(&broker)[usize::from(shard)] - before
+    };
+    let (large, small) = (vec![7; 800_000], vec![7; 20_000]);
+    let in_place = rise(owner, &mut |right, _| assert_eq!(produce(right, uid, &[&large]), 0));
+    assert!(in_place <= 800_000 / 20, "{in_place} bytes of a large batch were copied");
+    let tail = rise(owner, &mut |right, _| assert_eq!(produce(right, uid, &[&small]), 1));
+    assert!(tail >= 20_000, "{tail} bytes of a small batch were copied");
+    let forwarded = rise(1 - owner, &mut |_, wrong| assert_eq!(produce(wrong, uid, &[&large]), 2));
+    assert!(forwarded >= 800_000, "{forwarded} bytes of a forwarded batch were copied");
+    let served = rise(owner, &mut |right, _| assert_eq!(fetched(right, &[(uid, 2)]), [[2]]));
+    assert!(served <= 800_000 / 20, "{served} bytes of a fetch were copied");
+    let back = rise(owner, &mut |_, wrong| assert_eq!(fetched(wrong, &[(uid, 2)]), [[2]]));
+    assert!(back >= 800_000, "{back} bytes of a forwarded fetch were copied");
 }
