@@ -39,6 +39,10 @@ pub const CHECKPOINT_INTERVAL_MS: u64 = 100;
 
 /// One read from a file.
 pub const READ_BYTES: usize = 1 << 20;
+/// How far a sealed segment is read ahead of a reader that takes it in pieces of [`BULK_READ_BYTES`] or more.
+pub const READ_AHEAD_BYTES: usize = 8 << 20;
+/// See [`READ_AHEAD_BYTES`].
+pub const BULK_READ_BYTES: usize = 256 << 10;
 /// One write of zeros into a file for the pool: larger ones starve the log beside them (docs/decisions/001).
 pub const ZERO_BYTES: usize = 256 << 10;
 /// Reads of one shard in flight, at most.

@@ -5,6 +5,7 @@
 
 mod model;
 
+use coulee_core::config::TopicConfig;
 use coulee_core::disk::memory::MemoryDisk;
 use coulee_core::disk::{Dir, Disk, FileName};
 use coulee_core::executor::{Runner, block_on};
@@ -422,4 +423,29 @@ fn a_file_whose_mapped_bytes_are_still_being_sent_does_not_go_back_to_the_pool()
     drop(sent);
     quiesce(&mut runner);
     assert!(pool(&runner) > before, "nobody holds it any more");
+}
+
+#[test]
+fn a_sealed_segment_is_read_ahead_of_a_reader_that_takes_much_and_of_no_other() {
+    let config = TopicConfig::parse([("segment.bytes", "16777216")]).unwrap();
+    let mut runner = Runner::start(MemoryDisk::crashing(), ShardOptions { tail_bytes: 0, ..OPTIONS }, 1).unwrap();
+    open_all(&mut runner, 1, config).unwrap();
+    for id in 1..=60 {
+        append(&mut runner, 1, id, (1, 500_000)).unwrap();
+    }
+    quiesce(&mut runner);
+
+    let mut pass = |bytes_max: usize| {
+        let before = runner.disk.reads();
+        for offset in 0..30 {
+            ask(&mut runner, offset, vec![part(1, offset, bytes_max)], 1, 0);
+            let come = runner.wait_for(|effect| matches!(effect, Effect::Fetched(..)).then_some(()));
+            assert!(come.is_some(), "offset {offset}");
+        }
+        runner.disk.reads() - before
+    };
+    assert!(pass(1_000) >= 29, "each is read, and nothing else");
+    let bulk = pass(1 << 20);
+    assert_eq!(bulk, 0, "what is asked for is there at once on this disk");
+    assert_eq!(pass(1_000), 0, "it stays in memory");
 }

@@ -67,6 +67,8 @@ struct Inode {
     converted: Vec<bool>,
     /// Syncs of the file, failed ones and durable writes included.
     syncs: u64,
+    /// Blocks that were asked for ahead and not written since: a mapping has them in memory.
+    ahead: BTreeSet<usize>,
 }
 
 enum Op {
@@ -148,6 +150,8 @@ struct State {
     faults: Faults,
     /// Flushes of the device, failed ones included.
     flushes: u64,
+    /// Reads of files.
+    reads: u64,
     device_flush_proved: bool,
     trace: u64,
     pool: BlockPool,
@@ -212,6 +216,7 @@ impl MemoryDisk {
             clock: 0,
             faults: Faults::default(),
             flushes: 0,
+            reads: 0,
             device_flush_proved: true,
             trace: 0xcbf2_9ce4_8422_2325,
             pool: BlockPool::new(64 << 20),
@@ -301,6 +306,12 @@ impl MemoryDisk {
     #[must_use]
     pub fn flushes(&self) -> u64 {
         self.state.borrow().flushes
+    }
+
+    /// How often a file was read, mappings aside.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.state.borrow().reads
     }
 
     /// Every file with its bytes, for tests that look at them or damage them.
@@ -426,7 +437,10 @@ impl State {
         self.clock += 1;
         match op {
             Op::Write { inode, position, blocks, mode } => self.write(*inode, *position, blocks, *mode),
-            Op::Read { inode, position, len } => self.read(*inode, *position, *len),
+            Op::Read { inode, position, len } => {
+                self.reads += 1;
+                self.read(*inode, *position, *len)
+            }
             Op::Sync { inode, began } => {
                 self.note(2, *inode as u64);
                 self.sync(*began, Some(*inode))
@@ -513,6 +527,8 @@ impl State {
     }
 
     fn write(&mut self, inode: usize, position: usize, blocks: &[Block], mode: WriteMode) -> Result<Output, DiskError> {
+        let end = position + blocks.iter().map(|block| block.len()).sum::<usize>();
+        self.inodes[inode].ahead.retain(|block| !(position / BLOCK_BYTES..end / BLOCK_BYTES).contains(block));
         self.note(1, position as u64);
         let failed = self.strikes(|faults| &mut faults.next_write_fails, |_, at| at == inode);
         let (clock, crashing) = (self.clock, self.crashing);
@@ -754,9 +770,17 @@ impl File for MemoryFile {
         Some(Block::from_owner(Rc::new(bytes.to_vec())))
     }
 
-    fn resident(&self, _: Range<u64>) -> bool {
-        self.disk.state.borrow().faults.resident
+    fn resident(&self, range: Range<u64>) -> bool {
+        let state = self.disk.state.borrow();
+        state.faults.resident || blocks(&range).all(|block| state.inodes[self.inode].ahead.contains(&block))
     }
 
-    fn will_need(&self, _: Range<u64>) {}
+    fn will_need(&self, range: Range<u64>) {
+        self.disk.state.borrow_mut().inodes[self.inode].ahead.extend(blocks(&range));
+    }
+}
+
+/// The blocks that `range` touches.
+fn blocks(range: &Range<u64>) -> Range<usize> {
+    range.start as usize / BLOCK_BYTES..(range.end as usize).div_ceil(BLOCK_BYTES)
 }

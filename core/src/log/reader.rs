@@ -7,6 +7,7 @@ use super::scan::{BadFrame, Chain};
 use super::source::{Found, Source};
 use crate::block::Block;
 use crate::disk::{Disk, DiskError, FileName};
+use crate::limits::BULK_READ_BYTES;
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
 use coulee_protocol::columns::{Columns, Scratch};
 use coulee_protocol::ids::{Offset, Timestamp};
@@ -97,7 +98,8 @@ impl<D: Disk> ReadJob<D> {
     /// # Errors
     /// [`ReadError`] when not even the first can be served.
     pub async fn read(mut self, offset: Offset, bytes_max: usize) -> Result<Batches<D::File>, ReadError> {
-        let (mut source, file) = self.open().await.map_err(ReadError::Disk)?;
+        let (source, file) = self.open().await.map_err(ReadError::Disk)?;
+        let mut source = if bytes_max >= BULK_READ_BYTES { source.with_read_ahead() } else { source };
         let mut batches = Batches { slices: Vec::new(), next: offset, bytes_read: 0, file: (self.base, file) };
         let mut bytes = 0;
         while self.chain.next_offset < self.end {

@@ -5,7 +5,7 @@
 use super::scan::{BadFrame, Chain, Step, Window};
 use crate::block::{Block, align_down, align_up, is_zero};
 use crate::disk::{DiskError, File};
-use crate::limits::{BATCH_ALIGN, BLOCK_BYTES, READ_BYTES};
+use crate::limits::{BATCH_ALIGN, BLOCK_BYTES, READ_AHEAD_BYTES, READ_BYTES};
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
 use coulee_protocol::ids::{Offset, PartitionUid};
 use std::ops::Range;
@@ -21,6 +21,8 @@ pub struct Source<F> {
     /// Where the file is sealed: what keeps it from being used again. It is served from the mapping then, if its pages
     /// are resident.
     mapped: Option<Rc<()>>,
+    /// Bytes behind a window that are asked for ahead, where the file is sealed.
+    ahead_bytes: usize,
 }
 
 /// Mapped bytes, with what keeps their file from being used again while anyone has a slice of them.
@@ -47,7 +49,12 @@ pub enum Found {
 impl<F: File> Source<F> {
     /// A walk over `file`, whose batches end at or before `data_end`.
     pub const fn new(file: F, data_end: u32, mapped: Option<Rc<()>>) -> Self {
-        Self { file, data_end, window: None, bytes_read: 0, mapped }
+        Self { file, data_end, window: None, bytes_read: 0, mapped, ahead_bytes: 0 }
+    }
+
+    /// The same for a reader that goes on behind what it asks for now: a sealed file is read ahead of it into memory.
+    pub fn with_read_ahead(self) -> Self {
+        Self { ahead_bytes: READ_AHEAD_BYTES, ..self }
     }
 
     /// Bytes read so far.
@@ -70,6 +77,7 @@ impl<F: File> Source<F> {
             let base = align_down(position as usize);
             let wanted = align_up(end - base).max(READ_BYTES).min(align_up(self.data_end as usize) - base);
             let range = base as u64..(base + wanted) as u64;
+            self.read_ahead(&range);
             let block = match self.resident(range) {
                 Some(mapped) => mapped,
                 None => self.file.read_at(base as u64, wanted).await?,
@@ -86,6 +94,23 @@ impl<F: File> Source<F> {
         let lease = self.mapped.as_ref().filter(|_| self.file.resident(range.clone()))?;
         let leased = Leased { block: self.file.map(range)?, _lease: Rc::clone(lease) };
         Some(Block::from_owner(Rc::new(leased)))
+    }
+
+    /// Asks for `window` and what follows it, one read's length at a time, where the end of that is not there yet. A
+    /// window that is missing is read by itself as well: whoever comes next finds it.
+    fn read_ahead(&self, window: &Range<u64>) {
+        if self.mapped.is_none() || self.ahead_bytes == 0 {
+            return;
+        }
+        let end = (window.end + self.ahead_bytes as u64).min(align_down(self.data_end as usize) as u64);
+        let mut at = window.start;
+        while at < end {
+            let chunk = at..(at + READ_BYTES as u64).min(end);
+            if !self.file.resident(chunk.end - BLOCK_BYTES as u64..chunk.end) {
+                self.file.will_need(chunk.clone());
+            }
+            at = chunk.end;
+        }
     }
 
     /// What lies at `position`, where the batch before ended with its padding.
