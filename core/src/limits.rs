@@ -39,6 +39,8 @@ pub const CHECKPOINT_INTERVAL_MS: u64 = 100;
 
 /// One read from a file.
 pub const READ_BYTES: usize = 1 << 20;
+/// What one part of a fetch takes from files, at most: a round trip for each MiB would cost as much as the MiB.
+pub const FETCH_READ_BYTES: usize = 2 << 20;
 /// How far a sealed segment is read ahead of a reader that takes it in pieces of [`BULK_READ_BYTES`] or more.
 pub const READ_AHEAD_BYTES: usize = 8 << 20;
 /// See [`READ_AHEAD_BYTES`].

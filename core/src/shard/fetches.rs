@@ -7,7 +7,7 @@
 use super::{Done, Effect, RequestId, Shard};
 use crate::block::Block;
 use crate::disk::Disk;
-use crate::limits::{PARKED_FETCHES_MAX, READ_BYTES};
+use crate::limits::{FETCH_READ_BYTES, PARKED_FETCHES_MAX};
 use crate::log::Read;
 use crate::log::reader::{Batches, ReadError};
 use crate::partition::Partition;
@@ -278,7 +278,7 @@ impl<D: Disk> Shard<D> {
     /// Reads a part from its file; the fetch goes on when that has come.
     fn wait_for(&self, number: u64, part: &FetchPart, left: usize) {
         let Some(partition) = self.partitions.get(&part.partition) else { return };
-        let bytes_max = part.bytes_max.min(left).min(READ_BYTES);
+        let bytes_max = part.bytes_max.min(left).min(FETCH_READ_BYTES);
         let read = partition.log.read(part.offset, partition.high_watermark(), bytes_max);
         let Ok(Read::File(job)) = read else { return };
         let offset = part.offset;
