@@ -31,14 +31,31 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     chunks.iter().all(|chunk| zero(chunk)) && zero(rest)
 }
 
-/// Memory classes: 4 KiB, 16 KiB, 64 KiB, 256 KiB, 1 MiB; anything larger is made to measure and not kept.
-const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+/// Memory classes, 4 KiB to 1 MiB; anything larger is made to measure and not kept.
+const CLASSES: [usize; 7] = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20];
 
 #[derive(Debug)]
 struct Shelves {
     free: [Vec<Vec<u8>>; CLASSES.len()],
     kept_bytes: usize,
     kept_bytes_max: usize,
+}
+
+impl Shelves {
+    /// Makes room for memory of `class`, where that can be had from others: what is asked for changes with the load, and
+    /// memory that the system has to give anew costs up to a thousand times what it costs to fill.
+    fn make_room(&mut self, class: usize) -> bool {
+        let bytes_of = |free: &[Vec<Vec<u8>>; CLASSES.len()], class: usize| free[class].len() * CLASSES[class];
+        while self.kept_bytes + CLASSES[class] > self.kept_bytes_max {
+            let others = (0..CLASSES.len()).filter(|other| *other != class);
+            let Some(most) = others.max_by_key(|other| bytes_of(&self.free, *other)) else { return false };
+            if bytes_of(&self.free, most) <= bytes_of(&self.free, class) || self.free[most].pop().is_none() {
+                return false;
+            }
+            self.kept_bytes -= CLASSES[most];
+        }
+        true
+    }
 }
 
 /// Gives out aligned memory and takes it back. One lives on each shard.
@@ -86,7 +103,7 @@ impl Drop for Memory {
         let Some(pool) = self.pool.upgrade() else { return };
         let Some(class) = CLASSES.iter().position(|size| *size == self.size) else { return };
         let mut shelves = pool.borrow_mut();
-        if shelves.kept_bytes + self.size <= shelves.kept_bytes_max {
+        if shelves.make_room(class) {
             shelves.kept_bytes += self.size;
             shelves.free[class].push(std::mem::take(&mut self.bytes));
         }
@@ -247,6 +264,21 @@ mod tests {
                 bytes[at] = 0;
             }
         }
+    }
+
+    #[test]
+    fn a_pool_that_is_full_of_one_size_makes_room_for_another_until_both_have_as_much() {
+        let pool = BlockPool::new(1 << 20);
+        let give_back = |bytes: usize, count: usize| {
+            let blocks: Vec<BlockMut> = (0..count).map(|_| pool.take(bytes)).collect();
+            drop(blocks);
+        };
+        let kept = |class: usize| pool.shelves.borrow().free[class].len();
+        give_back(4 << 10, 256);
+        assert_eq!(kept(0), 256);
+        give_back(256 << 10, 4);
+        assert_eq!((kept(0), kept(4)), (128, 2));
+        assert_eq!(pool.shelves.borrow().kept_bytes, 1 << 20);
     }
 
     #[test]
