@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo suite test fmt lint doc unit crash loom bench fuzz measure golden corpus
+.PHONY: demo suite test fmt lint doc unit crash loom bench bench-instructions bench-baseline fuzz measure golden corpus
 
 demo: ## a broker, 500,000 events, kill -9, the proof that nothing acknowledged is gone, and target numbers
 	$(CARGO) build --release --locked -p coulee-cli -p coulee-loadgen
@@ -35,9 +35,16 @@ crash: ## 100 rounds of kill -9 under load, then 100 power cuts, and a broker wi
 loom: ## the mesh in every interleaving, and two broken ones that have to be noticed
 	@bash .ci/loom
 
-bench: ## criterion benches of codec, validation, CRC, append, recovery, and a table of their medians
-	$(CARGO) bench -p coulee-bench --locked
+bench: ## criterion benches of codec, validation, CRC, append, recovery, a table of their medians, and bench-instructions
+	$(CARGO) bench -p coulee-bench --locked --bench codec --bench log
 	python3 bench/medians.py
+	$(MAKE) bench-instructions
+
+bench-instructions: ## instructions of each hot piece against bench/baseline.tsv, in seconds; fails when one rises by 5 %
+	$(CARGO) bench -p coulee-bench --locked --bench instructions
+
+bench-baseline: ## writes bench/baseline.tsv anew, after a rise that is meant or a fall that is to last
+	$(CARGO) bench -p coulee-bench --locked --bench instructions -- --write
 
 fuzz: ## a million executions of each fuzz target; installs cargo-fuzz when it is missing
 	@bash fuzz/run

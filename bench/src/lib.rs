@@ -3,6 +3,8 @@
 //!
 //! Everything is made the same way each time: no chance, no clock.
 
+pub mod baseline;
+
 use coulee_core::block::BlockPool;
 use coulee_core::config::TopicConfig;
 use coulee_core::disk::memory::MemoryDisk;
