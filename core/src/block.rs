@@ -42,8 +42,8 @@ struct Shelves {
 }
 
 impl Shelves {
-    /// Makes room for memory of `class`, where that can be had from others: what is asked for changes with the load, and
-    /// memory that the system has to give anew costs up to a thousand times what it costs to fill.
+    /// Makes room for memory of `class`, where that can be had from others: what is asked for changes with the load,
+    /// and memory that the system has to give anew costs many times what it costs to fill.
     fn make_room(&mut self, class: usize) -> bool {
         let bytes_of = |free: &[Vec<Vec<u8>>; CLASSES.len()], class: usize| free[class].len() * CLASSES[class];
         while self.kept_bytes + CLASSES[class] > self.kept_bytes_max {

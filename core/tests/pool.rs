@@ -1,4 +1,4 @@
-//! Segment files in reserve: what may be used again, and when more are made.
+//! Owns the claims about segment files in reserve: what is used again, when more are made; knows no partition.
 
 #![allow(clippy::unwrap_used, reason = "what the tests share fails as they do")]
 

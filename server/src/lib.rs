@@ -26,8 +26,6 @@ use coulee_protocol::ids::{ClusterId, PartitionUid, ShardId};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::mpsc;
-use std::thread;
-use std::time::Instant;
 use tracing::{info, warn};
 
 pub mod config;
@@ -170,24 +168,6 @@ struct Seed {
     go: mpsc::Receiver<Vec<Waker>>,
 }
 
-/// Binds the listener. The kernel gives up the rings of a killed process, and with them its listener, a moment after
-/// the process itself: a start right behind waits for that.
-fn bind(address: SocketAddr) -> Result<Listener, BindError> {
-    let first = Listener::bind(&ListenOptions::at(address));
-    if !matches!(first, Err(BindError::Taken { .. })) {
-        return first;
-    }
-    info!(%address, "the port is taken: waiting for it");
-    let began = Instant::now();
-    loop {
-        thread::sleep(limits::BIND_PATIENCE / 40);
-        let again = Listener::bind(&ListenOptions::at(address));
-        if !matches!(again, Err(BindError::Taken { .. })) || began.elapsed() >= limits::BIND_PATIENCE {
-            return again;
-        }
-    }
-}
-
 /// Raises the limit of open files, and has the table large enough for all connections before they come.
 fn prepare_descriptors(connections_max: u32) {
     let limit = match executor::raise_open_files() {
@@ -212,7 +192,9 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
     let findings = selftest::run(&config.data_dir).map_err(StartError::SelfTest)?;
     info!(one_flush = findings.is_device_flush_proved, "the machine passes the self-test");
     let (cluster_id, directories) = identify(config)?;
-    let listener = bind(config.native_listen).map_err(StartError::Bind)?;
+    let options = ListenOptions::at(config.native_listen);
+    let waits = || info!(address = %config.native_listen, "the port is taken: waiting for it");
+    let listener = Listener::bind_within(&options, limits::BIND_PATIENCE, waits).map_err(StartError::Bind)?;
     let native = listener.local_address();
     let facts = Facts {
         cluster_id,

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How to listen. Connections inherit buffers, nodelay and keepalive, so that accepting one costs no further call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +95,28 @@ impl Listener {
             Some(libc::EADDRINUSE) => BindError::Taken { address },
             _ => BindError::Refused { address, source },
         })
+    }
+
+    /// The same, but a port that is taken may become free within `patience`: the kernel gives up the rings of a killed
+    /// process, and with them its listener, a moment after the process itself. `waits` is called once where that is
+    /// waited for.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_within(options: &ListenOptions, patience: Duration, waits: impl FnOnce()) -> Result<Self, BindError> {
+        let first = Self::bind(options);
+        if !matches!(first, Err(BindError::Taken { .. })) {
+            return first;
+        }
+        waits();
+        let began = Instant::now();
+        loop {
+            thread::sleep(patience / 40);
+            let again = Self::bind(options);
+            if !matches!(again, Err(BindError::Taken { .. })) || began.elapsed() >= patience {
+                return again;
+            }
+        }
     }
 
     fn open(options: &ListenOptions) -> io::Result<Self> {
