@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Run(Box<RunArguments>),
     /// Measures the limits of this machine, now.
     Probe(ProbeArguments),
+    /// Puts the same work on Coulee and on installed peers in turn, and says how they stand to each other.
+    Compare(CompareArguments),
     /// Holds a broker against target numbers, row by row, beside bare servers, and writes a report.
     Suite(SuiteArguments),
 }
@@ -162,6 +164,73 @@ pub(crate) struct ProbeArguments {
     /// How the result is printed.
     #[arg(short, long, value_enum, default_value = "table")]
     pub(crate) output: Output,
+}
+
+/// What Coulee can be compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PeerName {
+    /// Redis Streams, appendfsync always and everysec.
+    Redis,
+    /// NATS JetStream, sync always and as it is by default.
+    Nats,
+}
+
+impl PeerName {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Nats => "nats",
+        }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CompareArguments {
+    /// The peers. Their servers are found on PATH and started on core 0, in every mode of theirs.
+    #[arg(long, value_enum, value_name = "PEERS", value_delimiter = ',', default_value = "redis,nats")]
+    pub(crate) with: Vec<PeerName>,
+    /// How often everybody has their turn; the figures are medians.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) rounds: u32,
+    /// How long each kind of work is measured, in seconds; a tenth of it before that is not.
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = positive_seconds)]
+    pub(crate) seconds: f64,
+    /// Bytes of a record's value.
+    #[arg(long, value_name = "B", default_value_t = 100, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub(crate) size: u32,
+    /// Connections that write single records, each into a log of its own.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) connections: u32,
+    /// Single records that each of them keeps in flight.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub(crate) in_flight: u32,
+    /// Where servers keep their data, each in a directory of its own that is removed afterwards.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) data_dir: PathBuf,
+    /// The CPU of the generator; servers run on core 0.
+    #[arg(long, value_name = "CPU", default_value_t = 1)]
+    pub(crate) cpu: usize,
+    /// The broker's program, instead of the `coulee` that lies beside this one.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) broker: Option<PathBuf>,
+    /// A running broker instead of a started one.
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "broker")]
+    pub(crate) address: Option<SocketAddr>,
+    /// A running Redis instead of started ones, in the mode that it is in.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) redis_address: Option<SocketAddr>,
+    /// A running NATS server with JetStream instead of started ones, in the mode that it is in.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) nats_address: Option<SocketAddr>,
+    /// How the result is printed.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(crate) output: Output,
+}
+
+/// A stretch of time that can be measured.
+fn positive_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if seconds > 0.0 && seconds <= 86_400.0 { Ok(seconds) } else { Err("from above 0 to 86400".to_owned()) }
 }
 
 #[derive(Args, Clone, Debug)]

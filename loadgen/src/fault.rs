@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Stalled { what: &'static str, seconds: u64, outstanding: u64 },
     /// A started broker has ended, or never said that it was ready.
     Broker { detail: String },
+    /// A server that Coulee is compared with has refused something, or said what it should not.
+    Peer { peer: &'static str, detail: String },
     /// What a suite is to run cannot be understood.
     Targets { detail: String },
 }
@@ -60,6 +62,7 @@ impl fmt::Display for Fault {
                 write!(formatter, "{what}: nothing for {seconds} s, {outstanding} outstanding")
             }
             Self::Broker { detail } => write!(formatter, "the started broker: {detail}"),
+            Self::Peer { peer, detail } => write!(formatter, "{peer}: {detail}"),
             Self::Targets { detail } => formatter.write_str(detail),
         }
     }

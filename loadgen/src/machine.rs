@@ -1,8 +1,10 @@
 //! The machine that a run was made on, and where its threads run; measures nothing.
 
 use crate::fault::Fault;
+use rustix::fs::statvfs;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// The CPUs that the process had when it first asked.
@@ -38,6 +40,12 @@ pub(crate) fn pin(cpu: usize) -> Result<(), Fault> {
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).map_err(|error| machine(error.into()))
+}
+
+/// Bytes that may still be written to the disk of `path`.
+pub(crate) fn free_bytes(path: &Path) -> Result<u64, Fault> {
+    let found = statvfs(path).map_err(|error| Fault::machine("the room on the disk")(error.into()))?;
+    Ok(found.f_bavail * found.f_frsize)
 }
 
 /// Processor, count of CPUs and kernel, in one line.

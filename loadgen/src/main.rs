@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 mod arguments;
 mod broker;
+mod compare;
 mod control;
 mod fault;
 mod generator;
@@ -52,6 +53,7 @@ fn work(command: &Command) -> Result<ExitCode, Fault> {
             let limits = limits::measure(arguments)?;
             (limits.json(), arguments.output, limits.table())
         }
+        Command::Compare(arguments) => return compare::run(arguments),
         Command::Suite(arguments) => return suite::run(arguments),
     };
     match output {

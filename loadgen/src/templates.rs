@@ -76,7 +76,7 @@ impl Templates {
 }
 
 /// A value that says which it is, then bytes that no codec shortens (xorshift64).
-fn fill(value: &mut [u8], number: u64) {
+pub(crate) fn fill(value: &mut [u8], number: u64) {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for chunk in value.chunks_mut(8) {
         state ^= state << 13;

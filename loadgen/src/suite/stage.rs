@@ -9,8 +9,9 @@ use super::targets::{Pace, Pool};
 use crate::broker::{Broker, Directory};
 use crate::control::Control;
 use crate::fault::Fault;
+use crate::machine::free_bytes;
 use coulee_client::Counter;
-use rustix::fs::{Advice, fadvise, statvfs};
+use rustix::fs::{Advice, fadvise};
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -151,11 +152,6 @@ impl Stage {
         }
         Ok(())
     }
-}
-
-fn free_bytes(path: &Path) -> Result<u64, Fault> {
-    let found = statvfs(path).map_err(|error| Fault::machine("the room on the disk")(error.into()))?;
-    Ok(found.f_bavail * found.f_frsize)
 }
 
 /// Lays zeroed and synced files into an empty pool.
