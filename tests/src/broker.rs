@@ -159,6 +159,12 @@ impl Process {
         if read == 0 { Err(self.wait()) } else { Ok(line) }
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {

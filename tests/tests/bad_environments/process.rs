@@ -1,8 +1,9 @@
 //! The program as a process in a directory of its own: started, asked, killed; knows no claim that is tested.
 
-use coulee_tests::broker::program;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use coulee_tests::broker::{Folder, Options, Process, address, program};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// What a run came to.
 #[derive(Debug)]
@@ -63,31 +64,26 @@ pub(crate) fn refused(dir: &str, more: &[&str]) -> Told {
     tell(&[&["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--data-dir", dir], more].concat())
 }
 
-/// A broker that is ready.
+/// A broker that is ready, on a directory that need not be its log's.
 pub(crate) struct Broker {
-    child: Child,
-    log: ChildStderr,
+    process: Process,
     pub(crate) address: String,
+    _log: Folder,
 }
 
 impl Broker {
     pub(crate) fn start(dir: &str) -> Self {
         // No files are zeroed ahead: they would fill small filesystems.
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--set", "pool.bytes=0"];
-        let mut child = command(&[&fixed[..], &["--log-format", "json", "--data-dir", dir]].concat()).spawn().unwrap();
-        let (mut log, mut line) = (child.stderr.take().unwrap(), String::new());
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.split("\"native\":\"").nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned);
-        let address = address.unwrap_or_else(|| {
-            let mut said = String::new();
-            log.read_to_string(&mut said).unwrap();
-            panic!("the broker is not ready: {line}{said}")
-        });
-        Self { child, log, address }
+        let set = ["pool.bytes=0", "log.format=json"];
+        let options = Options { set: set.map(Into::into).into(), ..Options::shards(1) };
+        let folder = Folder::new();
+        let mut process = Process::spawn(&folder, Path::new(dir), &options);
+        let ready = process.ready_line().unwrap_or_else(|ended| panic!("the broker is not ready: {}", ended.log));
+        Self { process, address: address(&ready), _log: folder }
     }
 
     pub(crate) fn process(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// Runs a command against it.
@@ -101,18 +97,7 @@ impl Broker {
 
     /// Kills it with SIGKILL; what it has logged.
     pub(crate) fn kill(mut self) -> String {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        let mut said = String::new();
-        self.log.read_to_string(&mut said).unwrap();
-        said
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.process.kill();
+        self.process.log()
     }
 }
