@@ -104,18 +104,16 @@ impl Listener {
     /// # Errors
     /// See [`BindError`].
     pub fn bind_within(options: &ListenOptions, patience: Duration, waits: impl FnOnce()) -> Result<Self, BindError> {
-        let first = Self::bind(options);
-        if !matches!(first, Err(BindError::Taken { .. })) {
-            return first;
-        }
-        waits();
-        let began = Instant::now();
+        let (began, mut waits) = (Instant::now(), Some(waits));
         loop {
-            thread::sleep(patience / 40);
-            let again = Self::bind(options);
-            if !matches!(again, Err(BindError::Taken { .. })) || began.elapsed() >= patience {
-                return again;
+            let bound = Self::bind(options);
+            if !matches!(bound, Err(BindError::Taken { .. })) || began.elapsed() >= patience {
+                return bound;
             }
+            if let Some(waits) = waits.take() {
+                waits();
+            }
+            thread::sleep(patience / 40);
         }
     }
 
