@@ -216,7 +216,7 @@ impl<D: Disk> Partition<D> {
         }
     }
 
-    /// The size of the segment file that the first waiting append needs, once.
+    /// The size that the next segment file should have, and the least that the first waiting append fits in; once.
     pub fn segment_wanted(&mut self, now: Now) -> Option<(SegmentSize, SegmentSize)> {
         if self.segment_requested || self.offline {
             return None;

@@ -35,8 +35,8 @@ pub struct SegmentPool<F> {
     shard: u16,
     /// Files that are ready, by size.
     ready: [Vec<ReadyFile<F>>; 4],
-    /// Files being made, by size.
-    making: [usize; 4],
+    /// The size of the file that is being made: one at a time.
+    making: Option<SegmentSize>,
     /// Files of each size that were asked for since start, and when last.
     asked: [usize; 4],
     asked_ms: [u64; 4],
@@ -52,10 +52,15 @@ impl<F: File> SegmentPool<F> {
     /// A pool with the files that a start has found, keeping at most `bytes_max` in reserve.
     #[must_use]
     pub fn new(shard: u16, found: Vec<ReadyFile<F>>, next_number: u64, bytes_max: u64) -> Self {
-        let (making, asked, asked_ms) = ([0; 4], [0; 4], [0; 4]);
-        let mut ready = [const { Vec::new() }; 4];
-        found.into_iter().for_each(|file| ready[index(file.size)].push(file));
-        Self { shard, ready, making, asked, asked_ms, next_number, bytes_max, paused: false, returning: 0 }
+        let ready = [const { Vec::new() }; 4];
+        let (making, asked, asked_ms, paused, returning) = (None, [0; 4], [0; 4], false, 0);
+        let mut pool = Self { shard, ready, making, asked, asked_ms, next_number, bytes_max, paused, returning };
+        pool.keep(found);
+        pool
+    }
+
+    fn keep(&mut self, files: impl IntoIterator<Item = ReadyFile<F>>) {
+        files.into_iter().for_each(|file| self.ready[file.size.index()].push(file));
     }
 
     /// Files that are ready.
@@ -73,16 +78,16 @@ impl<F: File> SegmentPool<F> {
     /// Bytes of the files that are ready.
     #[must_use]
     pub fn ready_bytes(&self) -> u64 {
-        SegmentSize::ALL.iter().map(|size| self.ready[index(*size)].len() as u64 * u64::from(size.bytes())).sum()
+        SegmentSize::ALL.iter().map(|size| self.ready[size.index()].len() as u64 * u64::from(size.bytes())).sum()
     }
 
     /// A ready file of `size`; where there is none, of the next smaller one, which lasts until there is, unless that is
     /// below `least`.
     pub fn take(&mut self, size: SegmentSize, least: SegmentSize, now_ms: u64) -> Option<NewSegment<F>> {
-        self.asked[index(size)] += 1;
-        self.asked_ms[index(size)] = now_ms;
+        self.asked[size.index()] += 1;
+        self.asked_ms[size.index()] = now_ms;
         self.paused = false;
-        let at = index(size);
+        let at = size.index();
         let smaller = at.checked_sub(1).filter(|smaller| SegmentSize::ALL[*smaller] >= least);
         let found = self.ready[at].pop().or_else(|| self.ready[smaller?].pop());
         let ReadyFile { name, file, size } = found?;
@@ -98,8 +103,7 @@ impl<F: File> SegmentPool<F> {
     /// Bytes of the files that are ready, being made or on their way back.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let making = SegmentSize::ALL.iter().map(|size| self.making[index(*size)] as u64 * u64::from(size.bytes()));
-        self.ready_bytes() + making.sum::<u64>() + self.returning
+        self.ready_bytes() + self.making.map_or(0, |size| u64::from(size.bytes())) + self.returning
     }
 
     /// The size of a file to make now, if one is wanted and there is room.
@@ -108,7 +112,7 @@ impl<F: File> SegmentPool<F> {
         if due_ms > now_ms {
             return None;
         }
-        self.making[index(size)] += 1;
+        self.making = Some(size);
         Some(size)
     }
 
@@ -118,17 +122,17 @@ impl<F: File> SegmentPool<F> {
         self.next_making().map(|(due_ms, _)| due_ms)
     }
 
-    /// The next file to make, and when. One is made at a time.
+    /// The next file to make, and when.
     fn next_making(&self) -> Option<(u64, SegmentSize)> {
-        if self.paused || self.making.iter().sum::<usize>() > 0 {
+        if self.paused || self.making.is_some() {
             return None;
         }
         let bytes = self.bytes();
         let wanted = SegmentSize::ALL.into_iter().filter(|size| {
-            self.ready[index(*size)].len() < self.wanted(index(*size))
+            self.ready[size.index()].len() < self.wanted(size.index())
                 && bytes + u64::from(size.bytes()) <= self.bytes_max
         });
-        let asked_ms = LARGE.iter().map(|size| self.asked_ms[index(*size)]).max().unwrap_or(0);
+        let asked_ms = LARGE.iter().map(|size| self.asked_ms[size.index()]).max().unwrap_or(0);
         let due_ms = |size| if LARGE.contains(&size) { asked_ms + LARGE_QUIET_MS } else { 0 };
         wanted.map(|size| (due_ms(size), size)).min()
     }
@@ -141,11 +145,11 @@ impl<F: File> SegmentPool<F> {
         (ahead + 2 * self.asked[index] + growing).min(most)
     }
 
-    /// A file of `size` has been made, or not.
-    pub fn made(&mut self, size: SegmentSize, file: Option<ReadyFile<F>>) {
-        self.making[index(size)] -= 1;
+    /// The file that was being made is ready, or could not be made.
+    pub fn made(&mut self, file: Option<ReadyFile<F>>) {
+        self.making = None;
         self.paused = file.is_none();
-        self.ready[index(size)].extend(file);
+        self.keep(file);
     }
 
     /// Whether a retired file of `size` is worth keeping; then its room is kept until [`SegmentPool::give_back`].
@@ -162,7 +166,7 @@ impl<F: File> SegmentPool<F> {
         assert!(self.returning >= expected, "what comes back was expected");
         self.returning -= expected;
         self.paused &= files.is_empty();
-        files.into_iter().for_each(|file| self.ready[index(file.size)].push(file));
+        self.keep(files);
     }
 
     /// The shard it belongs to.
@@ -170,10 +174,6 @@ impl<F: File> SegmentPool<F> {
     pub const fn shard(&self) -> u16 {
         self.shard
     }
-}
-
-fn index(size: SegmentSize) -> usize {
-    SegmentSize::ALL.iter().position(|other| *other == size).expect("there are four sizes")
 }
 
 /// Makes a file that was never written: usable at once, but each sync of it is its own.
@@ -257,7 +257,7 @@ pub async fn recycle<D: Disk>(
     disk.sync_dir(Dir::Pool(shard)).await?;
     zero(&file, u64::from(retired.written)..u64::from(retired.size.bytes())).await?;
     // After a crash before this a start finds a header page in the pool and zeroes it.
-    zero(&file, 0..BLOCK_BYTES as u64).await?;
+    file.zero(0..BLOCK_BYTES as u64).await?;
     file.sync().await?;
     if !is_whole {
         disk.rename(first, name).await?;

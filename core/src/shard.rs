@@ -266,7 +266,7 @@ enum Done<D: Disk> {
     Read(u64, Result<Batches<D::File>, ReadError>),
     Found(RequestId, Result<Option<TimedOffset>, ReadError>),
     Checkpointed(u64, Result<(), DiskError>),
-    PoolMade(SegmentSize, Option<ReadyFile<D::File>>),
+    PoolMade(Option<ReadyFile<D::File>>),
     /// Bytes that the pool expected, and the files that have come.
     Recycled(u64, Vec<ReadyFile<D::File>>),
     Removed(PartitionUid, Result<(), DiskError>, u64, Vec<ReadyFile<D::File>>),
@@ -683,7 +683,7 @@ impl<D: Disk> Shard<D> {
                 self.effects.push_back(Effect::Listed(request, listed));
             }
             Done::Checkpointed(sequence, result) => self.checkpointed(sequence, &result),
-            Done::PoolMade(size, file) => self.segments.made(size, file),
+            Done::PoolMade(file) => self.segments.made(file),
             Done::Recycled(expected, files) => self.segments.give_back(expected, files),
             Done::Removed(uid, result, expected, files) => {
                 self.segments.give_back(expected, files);

@@ -96,7 +96,7 @@ fn made(disk: &MemoryDisk, pool: &mut SegmentPool<<MemoryDisk as Disk>::File>, n
         made.push(size.bytes());
         let number = pool.next_number();
         let ready = block_on(disk, &mut Random::new(1), pool::make_ready(disk.clone(), 0, number, size));
-        pool.made(size, Some(ready.unwrap()));
+        pool.made(Some(ready.unwrap()));
     }
     made
 }

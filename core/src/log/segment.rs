@@ -38,10 +38,16 @@ impl SegmentSize {
     /// All four, growing.
     pub const ALL: [Self; 4] = [Self(0), Self(1), Self(2), Self(3)];
 
+    /// Its place in [`SegmentSize::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
     /// Bytes of the file.
     #[must_use]
     pub const fn bytes(self) -> u32 {
-        SEGMENT_SIZES[self.0 as usize]
+        SEGMENT_SIZES[self.index()]
     }
 
     /// Where batches must have ended.

@@ -21,8 +21,8 @@ pub struct Source<F> {
     /// Where the file is sealed: what keeps it from being used again. It is served from the mapping then, if its pages
     /// are resident.
     mapped: Option<Rc<()>>,
-    /// Bytes behind a window that are asked for ahead, where the file is sealed.
-    ahead_bytes: usize,
+    /// What follows a window is asked for ahead, where the file is sealed.
+    reads_ahead: bool,
 }
 
 /// Mapped bytes, with what keeps their file from being used again while anyone has a slice of them.
@@ -49,12 +49,12 @@ pub enum Found {
 impl<F: File> Source<F> {
     /// A walk over `file`, whose batches end at or before `data_end`.
     pub const fn new(file: F, data_end: u32, mapped: Option<Rc<()>>) -> Self {
-        Self { file, data_end, window: None, bytes_read: 0, mapped, ahead_bytes: 0 }
+        Self { file, data_end, window: None, bytes_read: 0, mapped, reads_ahead: false }
     }
 
     /// The same for a reader that goes on behind what it asks for now: a sealed file is read ahead of it into memory.
     pub fn with_read_ahead(self) -> Self {
-        Self { ahead_bytes: READ_AHEAD_BYTES, ..self }
+        Self { reads_ahead: true, ..self }
     }
 
     /// Bytes read so far.
@@ -99,10 +99,10 @@ impl<F: File> Source<F> {
     /// Asks for `window` and what follows it, one read's length at a time, where the end of that is not there yet. A
     /// window that is missing is read by itself as well: whoever comes next finds it.
     fn read_ahead(&self, window: &Range<u64>) {
-        if self.mapped.is_none() || self.ahead_bytes == 0 {
+        if self.mapped.is_none() || !self.reads_ahead {
             return;
         }
-        let end = (window.end + self.ahead_bytes as u64).min(align_down(self.data_end as usize) as u64);
+        let end = (window.end + READ_AHEAD_BYTES as u64).min(align_down(self.data_end as usize) as u64);
         let mut at = window.start;
         while at < end {
             let chunk = at..(at + READ_BYTES as u64).min(end);

@@ -36,9 +36,8 @@ impl<D: Disk> Shard<D> {
         }
         if let Some(size) = self.segments.making_due(self.now.monotonic_ms) {
             let (disk, shard, number) = (self.disk.clone(), self.segments.shard(), self.segments.next_number());
-            self.background.push(Box::pin(async move {
-                Done::PoolMade(size, pool::make_ready(disk, shard, number, size).await.ok())
-            }));
+            self.background
+                .push(Box::pin(async move { Done::PoolMade(pool::make_ready(disk, shard, number, size).await.ok()) }));
         }
     }
 
