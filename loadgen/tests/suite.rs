@@ -12,6 +12,7 @@ seconds = 0.3
 bare_seconds = 0.1
 bare_mib = 64
 pool_gib = 0
+small_files = 0
 growing_gib = 1
 [quick]
 runs = 1
@@ -19,6 +20,7 @@ seconds = 0.2
 bare_seconds = 0.1
 bare_mib = 64
 pool_gib = 0
+small_files = 0
 growing_gib = 1
 ";
 

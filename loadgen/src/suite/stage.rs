@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 /// The largest segment.
 const SEGMENT_BYTES: u64 = 128 << 20;
-/// The smaller sizes, which partitions begin with, and how many files there are of each.
-const SMALLER: [(u64, u64); 3] = [(16 << 20, 24), (1 << 20, 160), (64 << 10, 160)];
+/// Files of 16 MiB, and of 64 KiB, which partitions begin with.
+const MIDDLE_FILES: u64 = 24;
+const SMALLEST_FILES: u64 = 160;
 /// How long a pool may take to get its files back.
 const REFILL: Duration = Duration::from_secs(20);
 /// Between two looks at it.
@@ -42,6 +43,7 @@ pub(crate) struct Stage {
     running: Option<Running>,
     program: PathBuf,
     pool_bytes: u64,
+    small_files: u64,
     directory: Directory,
 }
 
@@ -50,7 +52,7 @@ impl Stage {
     pub(crate) fn new(program: PathBuf, parent: &Path, pace: &Pace) -> Result<Self, Fault> {
         let directory = Directory::new(parent)?;
         let pool_bytes = (pace.pool_gib << 30).min(free_bytes(directory.path())? / 2);
-        Ok(Self { running: None, program, pool_bytes, directory })
+        Ok(Self { running: None, program, pool_bytes, small_files: pace.small_files, directory })
     }
 
     fn data(&self) -> PathBuf {
@@ -81,7 +83,7 @@ impl Stage {
             self.clear();
             fs::create_dir_all(self.data()).map_err(Fault::machine("a data directory"))?;
             if pool == Pool::Recycled {
-                lay_pool(&self.data().join("pool/0"), self.pool_bytes)?;
+                lay_pool(&self.data().join("pool/0"), self.pool_bytes, self.small_files)?;
             }
             self.start(pool)?;
         }
@@ -155,10 +157,12 @@ impl Stage {
 }
 
 /// Lays zeroed and synced files into an empty pool.
-fn lay_pool(pool: &Path, bytes: u64) -> Result<(), Fault> {
+fn lay_pool(pool: &Path, bytes: u64, small_files: u64) -> Result<(), Fault> {
     fs::create_dir_all(pool).map_err(Fault::machine("a pool of segment files"))?;
     let zeros = vec![0; 1 << 20];
-    let counts = [(SEGMENT_BYTES, bytes / SEGMENT_BYTES)].into_iter().chain(SMALLER);
+    let smaller = [(16 << 20, MIDDLE_FILES), (1 << 20, small_files), (64 << 10, SMALLEST_FILES)];
+    let large = bytes.saturating_sub(small_files << 20) / SEGMENT_BYTES;
+    let counts = [(SEGMENT_BYTES, large)].into_iter().chain(smaller);
     let sizes = counts.flat_map(|(size, count)| std::iter::repeat_n(size, count as usize));
     for (number, size) in (1..).zip(sizes) {
         let lay = || {

@@ -33,6 +33,8 @@ pub(crate) struct Pace {
     pub(crate) bare_mib: u64,
     /// Zeroed files that recycled rows find in the pool.
     pub(crate) pool_gib: u64,
+    /// Of those, files of 1 MiB, for rows with many partitions.
+    pub(crate) small_files: u64,
     /// What growing rows write at most.
     pub(crate) growing_gib: u64,
     /// No row begins once so many seconds have passed.
@@ -293,9 +295,9 @@ mod tests {
     use super::*;
 
     const PACES: &str = "[full]\nruns = 3\nseconds = 10\nbare_seconds = 5\nbare_mib = 9\n\
-         pool_gib = 16\ngrowing_gib = 8\n\
+         pool_gib = 16\nsmall_files = 9\ngrowing_gib = 8\n\
          [quick]\nruns = 1\nseconds = 2\nbare_seconds = 0.5\nbare_mib = 9\n\
-         pool_gib = 4\ngrowing_gib = 4\n";
+         pool_gib = 4\nsmall_files = 9\ngrowing_gib = 4\n";
 
     fn refused(rows: &str) -> String {
         Targets::parse(&format!("{PACES}{rows}"), "x.toml").unwrap_err().to_string()
@@ -314,7 +316,7 @@ mod tests {
     fn a_mistake_is_named_with_its_place() {
         let row = "[[row]]\nid = \"a\"\ntitle = \"A\"\nwork = \"produce\"\n";
         assert!(refused(&format!("{row}sise = 3\n")).contains("sise"));
-        assert!(refused("[[row]]\nid = \"a\"\ntitle = \"A\"\nwork = \"dig\"\n").contains("line 18"));
+        assert!(refused("[[row]]\nid = \"a\"\ntitle = \"A\"\nwork = \"dig\"\n").contains("line 20"));
         assert!(refused(&format!("{row}{row}")).contains("row a stands there twice"));
         assert!(
             refused(&format!("{row}[[row.target]]\nmetric = \"p50_us\"\n")).contains("one of at_least and at_most")

@@ -104,7 +104,9 @@ pub(crate) mod tests {
     /// Rows of a file, the first part of each with these values in its runs.
     pub(crate) fn rows(text: &str, values: &[&[(Metric, f64)]]) -> Vec<Measured> {
         let paces = ["full", "quick"].map(|name| {
-            format!("[{name}]\nruns = 1\nseconds = 1\nbare_seconds = 1\nbare_mib = 1\npool_gib = 1\ngrowing_gib = 1\n")
+            format!(
+                "[{name}]\nruns = 1\nseconds = 1\nbare_seconds = 1\nbare_mib = 1\npool_gib = 1\nsmall_files = 1\ngrowing_gib = 1\n"
+            )
         });
         let targets = Targets::parse(&format!("{}{text}", paces.concat()), "rows").unwrap();
         let mut rows: Vec<Measured> = targets.rows.into_iter().map(|spec| Measured::new(spec, Map::new())).collect();
