@@ -211,10 +211,13 @@ impl<D: Disk> Log<D> {
         self.appender.end().offset
     }
 
-    /// Behind the contiguous prefix of completed writes.
+    /// Behind the contiguous prefix of completed writes, as far as the segments have their names: a start would not find
+    /// what lies in others.
     #[must_use]
-    pub const fn written_end(&self) -> Offset {
-        self.appender.written().offset
+    pub fn written_end(&self) -> Offset {
+        let unnamed = self.segments.iter().rev().take_while(|segment| segment.pool_name.is_some()).last();
+        let written = self.appender.written().offset;
+        unnamed.map_or(written, |segment| written.min(segment.page.base_offset))
     }
 
     /// Everything below survives a power cut.

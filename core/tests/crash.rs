@@ -85,6 +85,54 @@ fn segments_that_grow_from_64_kib_to_1_mib_lose_nothing_either() {
     assert!(acked > 2_000, "only {acked} batches were acknowledged: the test has lost its teeth");
 }
 
+/// The process dies, and a new one starts on what it has left, synced or not.
+fn kill(runner: Runner, model: &mut Model, partitions: u64, seed: u64) -> Verdict<Runner> {
+    let disk = runner.disk.clone();
+    drop(runner);
+    // The kernel ends what is in flight before the process is gone.
+    while disk.pending() > 0 {
+        disk.complete(0);
+    }
+    restart(disk, model, partitions, seed)
+}
+
+#[test]
+fn what_a_start_shows_after_the_process_has_died_survives_a_power_cut_that_follows() {
+    for seed in 0..150 {
+        let (mut dice, mut model) = (dice(seed), Model::default());
+        let mut runner = Runner::start(MemoryDisk::crashing(), OPTIONS, seed).unwrap();
+        open_all(&mut runner, 2, small_segments()).unwrap();
+        for round in 0..4 {
+            for _ in 0..dice.below(300) {
+                happen(&mut runner, &mut model, 2).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+            }
+            let killed = kill(runner, &mut model, 2, seed + round);
+            let killed = killed.unwrap_or_else(|wrong| panic!("seed {seed}, death {round}: {wrong}"));
+            let cut = restart(killed.disk.crash(&mut dice), &mut model, 2, seed + round);
+            runner = cut.unwrap_or_else(|wrong| panic!("seed {seed}, power cut {round}: {wrong}"));
+        }
+    }
+}
+
+#[test]
+fn a_process_that_dies_at_any_moment_loses_nothing_that_was_acknowledged_when_written() {
+    let config = TopicConfig::parse([("segment.bytes", "65536"), ("durability", "written")]).unwrap();
+    let mut acked = 0;
+    for seed in 0..150 {
+        let (mut dice, mut model) = (dice(seed), Model { config, ..Model::default() });
+        let mut runner = Runner::start(MemoryDisk::crashing(), OPTIONS, seed).unwrap();
+        open_all(&mut runner, 2, config).unwrap();
+        for round in 0..4 {
+            for _ in 0..dice.below(400) {
+                acked += happen(&mut runner, &mut model, 2).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+            }
+            let killed = kill(runner, &mut model, 2, seed + round);
+            runner = killed.unwrap_or_else(|wrong| panic!("seed {seed}, death {round}: {wrong}"));
+        }
+    }
+    assert!(acked > 5_000, "only {acked} batches were acknowledged: the test has lost its teeth");
+}
+
 /// One scenario with roll, naming, sealing and checkpoints, cut after each of its steps.
 #[test]
 fn a_power_cut_after_any_single_step_of_a_roll_loses_nothing() {

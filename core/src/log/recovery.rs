@@ -194,6 +194,12 @@ impl<D: Disk> Recovery<'_, D> {
             });
             found.push(Candidate { base, file, page });
         }
+        if let Some(last) = found.last()
+            && last.base >= self.stored_end()
+        {
+            // A process that died may have left the name without its sync, and what is found now will be relied on.
+            self.disk.sync_dir(Dir::Partition(uid)).await?;
+        }
         // A segment takes its name when everything before it is durable.
         self.proved = self.proved.max(found.last().map_or(Offset(0), |last| last.base));
         if let Some(last) = found.last().filter(|last| last.page.is_err()) {
@@ -210,6 +216,11 @@ impl<D: Disk> Recovery<'_, D> {
             found.pop();
         }
         Ok(found)
+    }
+
+    /// The durable end that the checkpoint knows.
+    fn stored_end(&self) -> Offset {
+        self.checkpoint.map_or(Offset(0), |checkpoint| checkpoint.durable_end)
     }
 
     /// Asks the batches of the last segment, whose header page cannot be read. One that speaks of durable offsets in
@@ -404,12 +415,17 @@ impl<D: Disk> Recovery<'_, D> {
     /// Makes the end of the log ready for appends: zeroes what lies behind it and answers the unfinished block.
     /// Where the end is damaged or sealed, the log goes on in a new segment.
     async fn settle(&mut self) -> Result<Vec<u8>, RecoveryError> {
-        let end = self.end;
+        let (end, stored) = (self.end, self.stored_end());
         let zero = std::mem::take(&mut self.report.tail_zeroed);
         let Some(segment) = self.segments.back_mut().filter(|last| last.phase == Phase::Active) else {
             self.end.position = end.position.next_multiple_of(BLOCK_BYTES as u32);
             return Ok(Vec::new());
         };
+        let file = segment.file.clone().expect("a segment that was scanned is open");
+        if end.offset > stored {
+            // A process that died leaves writes that no sync has covered. Readers will see them from now on.
+            file.sync().await?;
+        }
         // A segment without a batch has no damage in it: the next one would begin at the same offset, under its name.
         let empty = segment.page.base_offset == end.offset;
         let ends_here = segment.page.base_offset == end.segment && (empty || self.resume_floor.is_none());
@@ -421,7 +437,6 @@ impl<D: Disk> Recovery<'_, D> {
             self.end.position = end.position.next_multiple_of(BLOCK_BYTES as u32);
             return Ok(Vec::new());
         }
-        let file = segment.file.clone().expect("a segment that was scanned is open");
         let data_end = segment.page.size.data_end();
         let block_at = align_down(end.position as usize) as u32;
         let used = (end.position - block_at) as usize;
