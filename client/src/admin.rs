@@ -10,6 +10,7 @@ use coulee_protocol::api::metadata::v1 as metadata;
 use coulee_protocol::api::stats::{Counter, Histogram, v1 as stats};
 use coulee_protocol::api::topics::{Durability, check_topic_name, v1 as topics};
 use coulee_protocol::api::{ApiKey, BodyError, text};
+use coulee_protocol::error::ErrorCode;
 use coulee_protocol::ids::{ShardId, TopicId};
 use coulee_protocol::limits::FETCH_PARTITIONS_MAX;
 use tokio::time::sleep;
@@ -384,7 +385,7 @@ impl Client {
         let partitions = if partitions.is_empty() { &all } else { partitions };
         let mut listed = Vec::with_capacity(partitions.len());
         for some in partitions.chunks(FETCH_PARTITIONS_MAX) {
-            let wanted: Result<Vec<_>, _> = some.iter().map(|index| partition_of(&topic, *index)).collect();
+            let wanted: Result<Vec<_>, _> = some.iter().map(|index| readable(&topic, *index)).collect();
             let partition = |uid| list_offsets::RequestPartition { partition_uid: uid, timestamp: spec.timestamp() };
             let request = list_offsets::Request { partitions: wanted?.into_iter().map(partition).collect() };
             let response: list_offsets::Response = self.read(ApiKey::ListOffsets, &request).await?;
@@ -462,6 +463,16 @@ pub(crate) fn partition_of(topic: &Topic, partition: u32) -> Result<u64, AdminEr
     if found.error == 0 { Ok(found.uid.0) } else { Err(AdminError::Refused(Refusal::of_code(found.error))) }
 }
 
+/// The uid of a partition that is to be read: one that has stopped after a failed write still serves reads.
+fn readable(topic: &Topic, partition: u32) -> Result<u64, AdminError> {
+    match partition_of(topic, partition) {
+        Err(AdminError::Refused(refusal)) if refusal.code() == Some(ErrorCode::PartitionOffline) => {
+            Ok(topic.partitions[partition as usize].uid.0)
+        }
+        other => other,
+    }
+}
+
 fn entries(configs: Vec<(String, String)>) -> Vec<topics::ConfigEntry> {
     let entry =
         |(key, value): (String, String)| topics::ConfigEntry { key: key.into_bytes(), value: value.into_bytes() };
@@ -488,5 +499,27 @@ fn described(partition: topics::Partition) -> PartitionDescription {
         log_end: partition.log_end,
         bytes: partition.bytes,
         segments: partition.segments,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_has_stopped_after_a_failed_write_is_still_read() {
+        let partition = |(index, error): (u32, ErrorCode)| metadata::Partition {
+            index,
+            partition_uid: 7,
+            error: error.code(),
+            ..Default::default()
+        };
+        let errors = [(0, ErrorCode::None), (1, ErrorCode::PartitionOffline), (2, ErrorCode::FormatTooNew)];
+        let partitions = errors.map(partition).into();
+        let topic = Topic::read(metadata::Topic { name: b"t".to_vec(), partitions, ..Default::default() }).unwrap();
+        assert_eq!(readable(&topic, 0), Ok(7));
+        assert_eq!(readable(&topic, 1), Ok(7));
+        assert!(partition_of(&topic, 1).is_err(), "it takes no writes");
+        assert!(readable(&topic, 2).is_err() && readable(&topic, 3).is_err());
     }
 }

@@ -168,17 +168,26 @@ struct Seed {
     go: mpsc::Receiver<Vec<Waker>>,
 }
 
-/// Raises the limit of open files, and has the table large enough for all connections before they come.
-fn prepare_descriptors(connections_max: u32) {
+/// Raises the limit of open files, and has the table large enough for all connections before they come. Answers how
+/// many connections there may be.
+fn prepare_descriptors(connections_max: u32) -> u32 {
     let limit = match executor::raise_open_files() {
         Ok(files) => files.now,
-        Err(error) => return warn!(%error, "the limit of open files cannot be raised"),
+        Err(error) => {
+            warn!(%error, "the limit of open files cannot be raised");
+            return connections_max;
+        }
     };
     info!(now = limit, "open files");
-    let wanted = connections_max.saturating_add(limits::OTHER_DESCRIPTORS);
+    let connections = limits::connections_within(limit, connections_max);
+    if connections < connections_max {
+        info!(connections, wanted = connections_max, "there are descriptors for fewer connections: raise ulimit -n");
+    }
+    let wanted = connections.saturating_add(limits::OTHER_DESCRIPTORS);
     if let Err(error) = executor::grow_file_table(wanted.min(u32::try_from(limit).unwrap_or(u32::MAX))) {
         warn!(%error, "the table of descriptors grows only as they come");
     }
+    connections
 }
 
 /// Starts a broker. When this returns its listener is up and every shard runs; requests are answered with RECOVERING
@@ -187,7 +196,7 @@ fn prepare_descriptors(connections_max: u32) {
 /// # Errors
 /// [`StartError`]; everything that was begun has been given up.
 pub fn start(config: &Config) -> Result<Server, StartError> {
-    prepare_descriptors(config.connections_max);
+    let connections_max = prepare_descriptors(config.connections_max);
     let lock = coulee_io::disk::lock(&config.data_dir).map_err(StartError::Lock)?;
     let findings = selftest::run(&config.data_dir).map_err(StartError::SelfTest)?;
     info!(one_flush = findings.is_device_flush_proved, "the machine passes the self-test");
@@ -200,7 +209,7 @@ pub fn start(config: &Config) -> Result<Server, StartError> {
         cluster_id,
         native,
         entries: config.entries(),
-        connections_max: (config.connections_max / u32::from(config.shards)).max(1) as usize,
+        connections_max: (connections_max / u32::from(config.shards)).max(1) as usize,
         shutdown_grace_ms: Facts::grace_ms(config.shutdown_grace),
     };
     let control = Control::default();

@@ -35,7 +35,7 @@ pub(crate) const CYCLE_MESSAGES_MAX: usize = 1_024;
 pub(crate) const OUTBOX_MESSAGES_MAX: usize = 4_096;
 /// Connections that a shard accepts in one cycle: a crowd that comes at once does not keep acks waiting.
 pub(crate) const CYCLE_ACCEPTS_MAX: usize = 16;
-/// Descriptors of files and rings for which there is room in the process's table from the start.
+/// Descriptors of files and rings, which no connection may take: a segment that cannot be opened stops its partition.
 pub(crate) const OTHER_DESCRIPTORS: u32 = 4_096;
 /// Connections that a shard closes in one cycle because their time is over.
 pub(crate) const CYCLE_DEADLINES_MAX: usize = 16;
@@ -71,3 +71,23 @@ pub(crate) const FETCH_WAIT_MS_MAX: u32 = 60_000;
 
 const _: () = assert!(READ_BYTES_MIN >= HELLO_BYTES_MAX && READ_BYTES_MAX >= OWN_FRAME_BYTES);
 const _: () = assert!(IN_FLIGHT_BYTES_MAX >= 2 * FRAME_BYTES_MAX);
+
+/// Of `wanted` connections, those for which there are descriptors where a process may have `limit` in all. Files have
+/// half of a small limit.
+pub(crate) fn connections_within(limit: u64, wanted: u32) -> u32 {
+    let files = (limit / 2).min(u64::from(OTHER_DESCRIPTORS));
+    wanted.min(u32::try_from(limit - files).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_files() {
+        assert_eq!(connections_within(128, 20_000), 64);
+        assert_eq!(connections_within(20_000, 20_000), 15_904);
+        assert_eq!(connections_within(65_536, 20_000), 20_000);
+        assert_eq!(connections_within(u64::MAX, 1_000_000), 1_000_000);
+    }
+}
