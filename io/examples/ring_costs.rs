@@ -40,7 +40,7 @@ async fn cycle<T>(ring: &Ring, future: impl Future<Output = T>) -> T {
         }
         ring.submit().expect("there is memory for requests");
         if ring.reap() == 0 {
-            ring.wait(None).await.expect("there is memory to wait");
+            ring.wait(None).expect("there is memory to wait");
         }
     }
 }
@@ -87,7 +87,7 @@ async fn echo(ring: &Ring, task_run: TaskRun) {
         let begin = Instant::now();
         (&near).write_all(&[1]).expect("room for a byte");
         while (&near).read(&mut [0]).is_err() {
-            ring.wait(None).await.expect("there is memory to wait");
+            ring.wait(None).expect("there is memory to wait");
             ring.reap();
             ring.take_ready(&mut ready);
         }
@@ -125,7 +125,7 @@ fn measure(path: &Path, task_run: TaskRun) {
         many(&ring, task_run, &file, &block).await;
         echo(&ring, task_run).await;
         let before = sleeps();
-        ring.wait(Some(Duration::from_secs(2))).await.expect("there is memory to wait");
+        ring.wait(Some(Duration::from_secs(2))).expect("there is memory to wait");
         println!("{:<34} {task_run:?}: {} sleeps in 2 s", "idle", sleeps() - before);
     });
 }

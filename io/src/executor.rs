@@ -1,20 +1,17 @@
-//! One pinned thread and one glommio executor for each shard, with the shard's cycle as its only task; knows no cycle.
+//! One pinned thread and one glommio executor for each shard, with the shard's life as its only task; knows no cycle.
 //!
-//! Each executor is made once and lives as long as its shard. It keeps glommio's default preempt timer and has one task
-//! queue (docs/ARCHITECTURE.md, "glommio's traps"). A panic on a shard's thread ends the process: what a shard held is
-//! in no state to go on with, and the log is there to recover from.
+//! Each executor is made once and lives as long as its shard. It has glommio's default preempt timer and one task
+//! queue (docs/ARCHITECTURE.md, "glommio's traps"); the task never waits for it, as a shard sleeps in its own ring. A
+//! panic on a shard's thread ends the process: what a shard held is in no state to go on with, and the log is there to
+//! recover from.
 
 use crate::limits::{IO_MEMORY_BYTES_MAX, IO_MEMORY_BYTES_MIN};
-use crate::watchdog::{Pulse, Vitals, Watchdog};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::pin::pin;
 use std::process;
 use std::sync::mpsc;
-use std::task::Poll;
 use std::thread::{self, JoinHandle};
 
 mod cpus;
@@ -40,17 +37,6 @@ impl ExecutorOptions {
     }
 }
 
-/// What a shard's body is given.
-#[derive(Debug)]
-pub struct Seat {
-    /// Which shard this is, from 0.
-    pub shard: usize,
-    /// The CPU that its thread is pinned to.
-    pub cpu: usize,
-    /// The shard's sign of life to the watchdog.
-    pub pulse: Pulse,
-}
-
 /// Why the shards did not start. None of them has run then.
 #[derive(Debug)]
 pub enum StartError {
@@ -73,7 +59,6 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Executors {
     threads: Vec<JoinHandle<()>>,
-    watchdog: Watchdog,
 }
 
 impl Executors {
@@ -85,13 +70,6 @@ impl Executors {
         for thread in self.threads {
             assert!(thread.join().is_ok(), "a shard's panic ends the process");
         }
-        drop(self.watchdog);
-    }
-
-    /// Stalls of all shards.
-    #[must_use]
-    pub fn vitals(&self) -> Vitals {
-        self.watchdog.vitals()
     }
 }
 
@@ -103,21 +81,19 @@ impl Executors {
 ///
 /// # Panics
 /// When there is not one part for each CPU, or `io_memory_bytes` is out of its bounds.
-pub fn start<P, B, F>(options: &ExecutorOptions, parts: Vec<P>, body: B) -> Result<Executors, StartError>
+pub fn start<P, B>(options: &ExecutorOptions, parts: Vec<P>, body: B) -> Result<Executors, StartError>
 where
     P: Send + 'static,
-    B: FnOnce(Seat, P) -> F + Clone + Send + 'static,
-    F: Future<Output = ()> + 'static,
+    B: FnOnce(P) + Clone + Send + 'static,
 {
     assert!(!options.cpus.is_empty(), "a broker has at least one shard");
     assert_eq!(options.cpus.len(), parts.len(), "each shard takes one part");
     assert!((IO_MEMORY_BYTES_MIN..=IO_MEMORY_BYTES_MAX).contains(&options.io_memory_bytes), "{options:?}");
     raise_locked_memory().map_err(StartError::LockedMemory)?;
-    let (watchdog, pulses) = Watchdog::start(options.cpus.len()).map_err(StartError::Thread)?;
     let (made, outcomes) = mpsc::channel();
     let mut threads = Vec::with_capacity(parts.len());
     let mut starts = Vec::with_capacity(parts.len());
-    for (shard, ((&cpu, part), pulse)) in options.cpus.iter().zip(parts).zip(pulses).enumerate() {
+    for (shard, (&cpu, part)) in options.cpus.iter().zip(parts).enumerate() {
         let (start, started) = mpsc::channel();
         let (made, body, io_memory_bytes) = (made.clone(), body.clone(), options.io_memory_bytes);
         let run = move || {
@@ -131,7 +107,10 @@ where
                 && started.recv().is_ok()
                 && let Some(executor) = executor
             {
-                executor.run(attached(Seat { shard, cpu, pulse }, part, body));
+                // An executor that is unwound waits for ever: a panic ends the process inside it.
+                executor.run(async move {
+                    panic::catch_unwind(AssertUnwindSafe(|| body(part))).unwrap_or_else(|_| stop(shard));
+                });
             }
         };
         threads.push(spawn(shard, run).map_err(StartError::Thread)?);
@@ -142,7 +121,7 @@ where
     for start in starts {
         assert!(start.send(()).is_ok(), "a shard that has made its executor waits for its start");
     }
-    Ok(Executors { threads, watchdog })
+    Ok(Executors { threads })
 }
 
 fn spawn(shard: usize, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
@@ -164,20 +143,6 @@ fn make(shard: usize, cpu: usize, io_memory_bytes: usize) -> Result<LocalExecuto
         .io_memory(io_memory_bytes)
         .make()
         .map_err(|error| StartError::Executor { shard, cpu, source: error.into() })
-}
-
-/// The only task of an executor: the body, with the watchdog able to wake it from outside. A panic ends the process
-/// here: an executor that is unwound waits for ever.
-async fn attached<P, F: Future<Output = ()>>(seat: Seat, part: P, body: impl FnOnce(Seat, P) -> F) {
-    let shard = seat.shard;
-    let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
-    let attached = seat.pulse.attach(waker);
-    let mut cycle = pin!(async move { body(seat, part).await });
-    poll_fn(|context| {
-        panic::catch_unwind(AssertUnwindSafe(|| cycle.as_mut().poll(context))).unwrap_or_else(|_| stop(shard))
-    })
-    .await;
-    drop(attached);
 }
 
 impl fmt::Display for StartError {

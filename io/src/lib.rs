@@ -23,5 +23,3 @@ pub mod selftest;
 #[cfg(not(loom))]
 pub mod usage;
 pub mod wake;
-#[cfg(not(loom))]
-pub mod watchdog;

@@ -2,7 +2,7 @@
 //!
 //! Operations fill the submission queue; [`Ring::submit`] hands all of them over in one system call, [`Ring::reap`]
 //! takes completions from shared memory and enters the kernel only where it has said that there is work. An idle shard
-//! waits in [`Ring::wait`] for the ring's eventfd through glommio.
+//! waits in [`Ring::wait`].
 //!
 //! SINGLE_ISSUER and DEFER_TASKRUN: completions are made when this thread asks for them, never in the middle of a
 //! cycle (docs/decisions/002-file-ring.md has reasons and figures). Needs Linux 6.1.
@@ -14,7 +14,7 @@ use io_uring::{IoUring, cqueue, squeue};
 use std::cell::RefCell;
 use std::ffi::CString;
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -32,6 +32,8 @@ use readiness::{POLL_BIT, Polls};
 
 /// Names completions that nobody waits for.
 const IGNORED: u64 = u64::MAX;
+/// Names what other threads end a wait with.
+const WAKE_UP: u64 = u64::MAX - 1;
 
 /// When the kernel does the work of completing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,6 +160,9 @@ struct Inner {
     /// To be woken once nothing is borrowed.
     woken: Vec<Waker>,
     polls: Polls,
+    wake_ups: idle::WakeUps,
+    /// Among what is queued is something that a worker thread of the kernel has to do.
+    has_punted: bool,
     enters: u64,
 }
 
@@ -165,7 +170,6 @@ struct Inner {
 #[derive(Clone)]
 pub struct Ring {
     inner: Rc<RefCell<Inner>>,
-    idle: Rc<idle::Idle>,
 }
 
 impl fmt::Debug for Ring {
@@ -189,14 +193,10 @@ impl Ring {
             TaskRun::Deferred => builder.setup_single_issuer().setup_defer_taskrun(),
             TaskRun::Cooperative => builder.setup_coop_taskrun(),
         };
-        let mut uring = builder.build(options.entries).map_err(|error| RingError::of(&error))?;
+        let uring = builder.build(options.entries).map_err(|error| RingError::of(&error))?;
         if !uring.params().is_feature_nodrop() {
             return Err(RingError::KernelTooOld);
         }
-        let idle = idle::Idle::new().map_err(RingError::System)?;
-        uring.submitter().register_eventfd(idle.eventfd()).map_err(|error| RingError::of(&error))?;
-        // Signals are wanted while waiting only.
-        uring.completion().disable_eventfd();
         let inner = Inner {
             uring,
             slots: Vec::new(),
@@ -206,9 +206,11 @@ impl Ring {
             waiters: Vec::new(),
             woken: Vec::new(),
             polls: Polls::new(options.polls_max),
+            wake_ups: idle::WakeUps::new().map_err(RingError::System)?,
+            has_punted: false,
             enters: 0,
         };
-        Ok(Self { inner: Rc::new(RefCell::new(inner)), idle: Rc::new(idle) })
+        Ok(Self { inner: Rc::new(RefCell::new(inner)) })
     }
 
     /// Hands everything queued to the kernel, in one system call; none where nothing is queued.
@@ -392,6 +394,11 @@ impl Inner {
                 other => other?,
             }
         }
+        if std::mem::take(&mut self.has_punted) {
+            // The worker wakes up on this thread's CPU. Without its turn now it begins when this thread sleeps, which
+            // on a busy shard is a few hundred microseconds later.
+            std::thread::yield_now();
+        }
         Ok(())
     }
 
@@ -432,6 +439,7 @@ impl Inner {
             let (name, result) = (completion.user_data(), completion.result());
             match name {
                 IGNORED => {}
+                WAKE_UP => self.wake_ups.completed(completion.flags()),
                 name if name & POLL_BIT != 0 => {
                     self.polls.completed(name, result, cqueue::more(completion.flags()));
                 }
@@ -489,6 +497,7 @@ impl Inner {
         let slot = &mut self.slots[index as usize];
         let key = Key { index, generation: slot.generation };
         let entry = operation.entry().user_data(key.name());
+        self.has_punted |= matches!(operation, Operation::Sync { .. });
         slot.state = State::InFlight(operation);
         slot.waker = Some(waker.clone());
         slot.detached = false;
@@ -600,16 +609,6 @@ impl Drop for Running {
             self.ring.inner.borrow_mut().detach(key);
         }
     }
-}
-
-/// A new eventfd that a reader waits on.
-fn eventfd() -> Result<OwnedFd, Errno> {
-    // SAFETY: the call takes two plain numbers and answers a new descriptor or -1.
-    let fd: RawFd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(Errno::of(&std::io::Error::last_os_error()));
-    }
-    Ok(operation::owned(fd))
 }
 
 /// A second descriptor of the same file.

@@ -16,7 +16,7 @@ use coulee_core::pool::{self, Adopted};
 use coulee_core::shard::{Shard, ShardOptions};
 use coulee_io::control::{Control, Controls};
 use coulee_io::disk::{DirError, DirLock, FileDisk, LockError};
-use coulee_io::executor::{self, ExecutorOptions, Executors, Seat};
+use coulee_io::executor::{self, ExecutorOptions, Executors};
 use coulee_io::mesh::{Mesh, MeshEnd};
 use coulee_io::net::{BindError, ListenOptions, Listener};
 use coulee_io::ring::{Errno, Ring, RingError, RingOptions};
@@ -265,10 +265,10 @@ fn connect(
 }
 
 /// The life of one shard's thread.
-async fn run_shard(seat: Seat, seed: Seed) {
+fn run_shard(seed: Seed) {
     let up = seed.up.clone();
-    match prepare(seat, seed) {
-        Ok(Some(server)) => server.run().await,
+    match prepare(seed) {
+        Ok(Some(server)) => server.run(),
         // The process has given up starting.
         Ok(None) => {}
         Err(error) => {
@@ -280,7 +280,7 @@ async fn run_shard(seat: Seat, seed: Seed) {
 }
 
 /// Makes everything that a shard needs. Blocks the thread: nothing else runs there yet.
-fn prepare(seat: Seat, seed: Seed) -> Result<Option<ShardServer>, StartError> {
+fn prepare(seed: Seed) -> Result<Option<ShardServer>, StartError> {
     let Seed { id, mut mesh, listener, directories, facts, config, control, news, up, go } = seed;
     let memory = usize::try_from(config.memory_shard_bytes).unwrap_or(usize::MAX);
     let ring = Ring::new(RingOptions::default()).map_err(StartError::Ring)?;
@@ -306,7 +306,6 @@ fn prepare(seat: Seat, seed: Seed) -> Result<Option<ShardServer>, StartError> {
         core,
         mesh,
         sleeper,
-        pulse: seat.pulse,
         listener,
         controller,
         facts,

@@ -51,6 +51,9 @@ pub(crate) const OVERTIME_TICK_MS: u64 = 100;
 /// Connections that have their turn in one cycle.
 pub(crate) const CYCLE_TURNS_MAX: usize = 256;
 
+/// The longest sleep, in milliseconds: a shard that has lost a wake-up goes on, and one that has not pays for an empty
+/// cycle.
+pub(crate) const SLEEP_MS_MAX: u64 = 1_000;
 /// How long a start waits for a taken port to become free.
 pub(crate) const BIND_PATIENCE: Duration = Duration::from_secs(2);
 /// A connection has to say Hello within this time, in milliseconds.

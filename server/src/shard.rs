@@ -9,7 +9,7 @@
 use crate::connection::Connection;
 use crate::facts::Facts;
 use crate::input::Frame;
-use crate::limits::{ACCEPT_PAUSE_MS, CYCLE_ACCEPTS_MAX};
+use crate::limits::{ACCEPT_PAUSE_MS, CYCLE_ACCEPTS_MAX, SLEEP_MS_MAX};
 use crate::message::{Greeting, Message, Report};
 use crate::output::Spare;
 use crate::pending::Pending;
@@ -27,7 +27,6 @@ use coulee_io::mesh::MeshEnd;
 use coulee_io::net::{AcceptError, Listener};
 use coulee_io::ring::{Interest, Ready, Ring, Token};
 use coulee_io::wake::Sleeper;
-use coulee_io::watchdog::Pulse;
 use coulee_protocol::ids::ShardId;
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::AsFd;
@@ -83,8 +82,6 @@ pub(crate) struct Parts {
     pub(crate) mesh: MeshEnd<Message>,
     /// How it is woken.
     pub(crate) sleeper: Sleeper,
-    /// What it shows the watchdog.
-    pub(crate) pulse: Pulse,
     /// The listening socket, on shard 0.
     pub(crate) listener: Option<Listener>,
     /// The owner of the catalog, on shard 0.
@@ -200,12 +197,12 @@ impl ShardServer {
     }
 
     /// Runs until the shard has stopped.
-    pub(crate) async fn run(mut self) {
+    pub(crate) fn run(mut self) {
         self.report(Report::Started);
         while self.phase != Phase::Over {
             let worked = self.cycle();
             if !worked && self.queue.is_empty() {
-                self.sleep().await;
+                self.sleep();
             }
         }
         let stopped = News::Stopped(self.id(), true);
@@ -214,7 +211,8 @@ impl ShardServer {
 
     /// One cycle; whether it found anything to do.
     fn cycle(&mut self) -> bool {
-        let began_us = self.begin();
+        self.clock.read();
+        let began_us = self.clock.monotonic_us();
         let mut worked = self.parts.ring.reap() > 0;
         worked |= self.take_messages();
         worked |= self.take_ready();
@@ -232,13 +230,6 @@ impl ShardServer {
         worked
     }
 
-    fn begin(&mut self) -> u64 {
-        self.clock.read();
-        let now_us = self.clock.monotonic_us();
-        self.parts.pulse.beat(now_us);
-        now_us
-    }
-
     fn submit(&self) {
         if let Err(errno) = self.parts.ring.submit() {
             panic!("the kernel takes nothing from the ring of shard {}: {errno}", self.id());
@@ -252,7 +243,7 @@ impl ShardServer {
     }
 
     /// Waits for a completion, a message or the next deadline.
-    async fn sleep(&self) {
+    fn sleep(&self) {
         if self.outbox.iter().any(|messages| !messages.is_empty()) {
             // The mesh had no room for them, and nobody says when it has.
             return;
@@ -265,15 +256,15 @@ impl ShardServer {
         };
         let overtime = self.overtime.deadline_ms();
         let deadlines = [self.parts.core.deadline_ms(), own, overtime, self.accept_at_ms, phase];
-        let until = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
-        if until.is_some_and(|until| until.is_zero()) {
+        let deadline_ms = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
+        let sleep_ms = deadline_ms.saturating_sub(now_ms).min(SLEEP_MS_MAX);
+        if sleep_ms == 0 {
             return;
         }
         let running = self.phase == Phase::Running;
-        let Parts { sleeper, mesh, control, ring, pulse, .. } = &self.parts;
+        let Parts { sleeper, mesh, control, ring, .. } = &self.parts;
         if let Some(sleep) = sleeper.announce(|| !mesh.is_empty() || (control.is_stopping() && running)) {
-            pulse.sleep();
-            let waited = ring.wait(until).await;
+            let waited = ring.wait(Some(Duration::from_millis(sleep_ms)));
             drop(sleep);
             assert!(waited.is_ok(), "the ring of a shard can be waited for: {waited:?}");
         }

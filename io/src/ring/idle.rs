@@ -1,119 +1,56 @@
-//! How an idle shard waits for its ring, and how other threads end the wait; knows no operation and no message.
+//! How an idle shard waits in its ring, and how other threads end the wait; knows no operation and no message.
 //!
-//! One read of the eventfd through glommio is kept across waits and never dropped half-way: dropping it would cancel
-//! it lazily and could swallow a signal. The kernel signals only while a shard waits; whether something came before is
-//! asked after that has been switched on, so that no wake-up is lost.
+//! The wait is one system call that submits what is queued and ends with the first completion
+//! (docs/decisions/003-waiting-in-the-ring.md has reasons and figures). Other threads write to an eventfd that the ring
+//! polls for as long as it lives: the kernel keeps what was written before a wait, so that no wake-up is lost.
 
-use super::{Errno, Ring, duplicate, eventfd};
-use glommio::io::BufferedFile;
-use glommio::timer::Timer;
-use std::cell::RefCell;
+use super::{Errno, Inner, Ring, WAKE_UP, duplicate};
+use io_uring::{cqueue, opcode, types};
 use std::fs::File;
-use std::future::poll_fn;
 use std::io::Write as _;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-type Signal = Pin<Box<dyn Future<Output = ()>>>;
-
-/// The eventfd and the read of it.
-pub(super) struct Idle {
+/// The eventfd, and whether the ring polls it.
+pub(super) struct WakeUps {
     eventfd: OwnedFd,
-    /// Made with the first wait: it needs the executor.
-    file: RefCell<Option<Rc<BufferedFile>>>,
-    signal: RefCell<Option<Signal>>,
+    is_polled: bool,
 }
 
-impl Idle {
+impl WakeUps {
     pub(super) fn new() -> Result<Self, Errno> {
-        Ok(Self { eventfd: eventfd()?, file: RefCell::new(None), signal: RefCell::new(None) })
-    }
-
-    pub(super) fn eventfd(&self) -> RawFd {
-        self.eventfd.as_raw_fd()
-    }
-
-    fn file(&self) -> Result<Rc<BufferedFile>, Errno> {
-        let mut file = self.file.borrow_mut();
-        if let Some(file) = &*file {
-            return Ok(Rc::clone(file));
+        // SAFETY: the call takes two plain numbers and answers a new descriptor or -1.
+        let fd: RawFd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(Errno::of(&std::io::Error::last_os_error()));
         }
-        let fd = duplicate(&self.eventfd)?.into_raw_fd();
-        // SAFETY: the number was just given up by its owner, so the new one is the only one.
-        let made = Rc::new(unsafe { BufferedFile::from_raw_fd(fd) });
-        *file = Some(Rc::clone(&made));
-        Ok(made)
+        // SAFETY: the kernel has just made this descriptor and nobody else knows it.
+        Ok(Self { eventfd: unsafe { OwnedFd::from_raw_fd(fd) }, is_polled: false })
     }
 
-    /// Polls the read that is under way, or a new one.
-    fn poll_signal(&self, context: &mut Context<'_>) -> Result<Poll<()>, Errno> {
-        let kept = self.signal.borrow_mut().take();
-        let mut signal = match kept {
-            Some(signal) => signal,
-            None => {
-                let file = self.file()?;
-                Box::pin(async move {
-                    // Whatever the read says, the shard looks at its ring again.
-                    drop(file.read_at(0, 8).await);
-                })
-            }
-        };
-        let polled = signal.as_mut().poll(context);
-        if polled.is_pending() {
-            *self.signal.borrow_mut() = Some(signal);
-        }
-        Ok(polled)
+    /// Someone has written. Nothing needs to be read: each write is told by itself.
+    pub(super) fn completed(&mut self, flags: u32) {
+        self.is_polled = cqueue::more(flags);
     }
 }
 
 impl Ring {
-    /// Waits until something completes, another thread wakes this one ([`Ring::waker`]) or `until` is over. Submits
-    /// what is queued. Returns at once where something is there already; may return without a cause.
+    /// Waits until something completes, another thread wakes this one ([`Ring::waker`]) or `until` is over, and blocks
+    /// the thread as long. Submits what is queued. Returns at once where something is there already; may return
+    /// without a cause.
     ///
     /// # Errors
-    /// The kernel has no memory or no descriptor for it.
-    pub async fn wait(&self, until: Option<Duration>) -> Result<(), Errno> {
-        self.submit()?;
-        if self.listen() {
-            let mut timer = until.map(Timer::new);
-            let mut polled = false;
-            poll_fn(|context| {
-                // Polled again: someone has woken this task. Whatever it was, the shard looks at everything anew.
-                if std::mem::replace(&mut polled, true) {
-                    return Poll::Ready(Ok(()));
-                }
-                if self.idle.poll_signal(context)?.is_ready() {
-                    return Poll::Ready(Ok(()));
-                }
-                timer.as_mut().map_or(Poll::Pending, |timer| Pin::new(timer).poll(context).map(|_| Ok(())))
-            })
-            .await?;
-        }
-        self.inner.borrow_mut().uring.completion().disable_eventfd();
-        Ok(())
+    /// The kernel has no memory for it.
+    pub fn wait(&self, until: Option<Duration>) -> Result<(), Errno> {
+        self.inner.borrow_mut().wait(until)
     }
 
-    /// Has completions signalled; whether there is nothing yet.
-    fn listen(&self) -> bool {
-        let mut inner = self.inner.borrow_mut();
-        inner.uring.completion().enable_eventfd();
-        // The kernel reads the flag after it has posted: the flag has to be out before we look.
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        inner.woken.is_empty()
-            && !inner.polls.is_waiting()
-            && !inner.is_deferring()
-            && inner.uring.completion().is_empty()
-    }
-
-    /// The eventfd that this ring waits on, for who wakes the shard by other means than a completion.
+    /// The eventfd that ends this ring's wait, for who wakes the shard by other means than a completion.
     ///
     /// # Errors
     /// No descriptor is left.
     pub fn eventfd(&self) -> Result<OwnedFd, Errno> {
-        duplicate(&self.idle.eventfd)
+        duplicate(&self.inner.borrow().wake_ups.eventfd)
     }
 
     /// A handle that ends this ring's wait from any thread.
@@ -121,7 +58,36 @@ impl Ring {
     /// # Errors
     /// No descriptor is left.
     pub fn waker(&self) -> Result<RingWaker, Errno> {
-        Ok(RingWaker { eventfd: File::from(duplicate(&self.idle.eventfd)?) })
+        Ok(RingWaker { eventfd: File::from(self.eventfd()?) })
+    }
+}
+
+impl Inner {
+    fn wait(&mut self, until: Option<Duration>) -> Result<(), Errno> {
+        if !self.wake_ups.is_polled {
+            let eventfd = types::Fd(self.wake_ups.eventfd.as_raw_fd());
+            let poll = opcode::PollAdd::new(eventfd, libc::POLLIN as u32).multi(true);
+            self.push(&poll.build().user_data(WAKE_UP));
+            self.wake_ups.is_polled = true;
+        }
+        if !self.woken.is_empty() || self.polls.is_waiting() || !self.uring.completion().is_empty() {
+            return self.submit();
+        }
+        // Asleep, this thread keeps no worker of the kernel from the CPU.
+        self.has_punted = false;
+        self.enters += 1;
+        let timespec = until.map(types::Timespec::from);
+        let forever = types::SubmitArgs::new();
+        let args = timespec.as_ref().map_or(forever, |timespec| forever.timespec(timespec));
+        match self.uring.submitter().submit_with_args(1, &args) {
+            Ok(_) => Ok(()),
+            Err(error) => match Errno::of(&error) {
+                Errno(libc::ETIME | libc::EINTR) => Ok(()),
+                // Full of completions: they are taken before anything else is submitted.
+                Errno(libc::EBUSY) => Ok(()),
+                errno => Err(errno),
+            },
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) async fn cycle<T>(ring: &Ring, future: impl Future<Output = T>) -> T 
         }
         ring.submit().unwrap();
         if ring.reap() == 0 {
-            ring.wait(None).await.unwrap();
+            ring.wait(None).unwrap();
         }
     }
 }
@@ -137,7 +137,7 @@ fn a_dropped_write_keeps_its_blocks_until_it_has_completed() {
         assert!(!gone.get(), "the kernel was not even given the write, and its memory is gone");
         while ring.in_flight() > 0 {
             assert!(!gone.get(), "the write is in flight, and its memory is gone");
-            ring.wait(None).await.unwrap();
+            ring.wait(None).unwrap();
             ring.reap();
         }
         assert!(gone.get(), "a completed write keeps nothing");
@@ -156,7 +156,7 @@ fn a_dropped_open_closes_what_it_has_opened() {
             assert!(poll_once(open.as_mut()).await.is_pending());
         }
         while ring.in_flight() > 0 {
-            ring.wait(None).await.unwrap();
+            ring.wait(None).unwrap();
             ring.reap();
         }
         let path = dir.path().join("only");
@@ -270,7 +270,7 @@ fn files_make_progress_in_a_cycle_that_never_waits() {
 async fn next_ready(ring: &Ring) -> Vec<Ready> {
     let mut ready = Vec::new();
     while ready.is_empty() {
-        ring.wait(None).await.unwrap();
+        ring.wait(None).unwrap();
         ring.reap();
         ring.take_ready(&mut ready);
     }
@@ -395,7 +395,7 @@ fn a_thread_ends_the_wait_of_a_shard_and_no_wake_up_is_lost() {
         for number in 0..2_000 {
             ask.send(number).unwrap();
             while answers.try_recv() != Ok(number) {
-                ring.wait(None).await.unwrap();
+                ring.wait(None).unwrap();
             }
         }
         drop(ask);
@@ -407,7 +407,7 @@ fn a_thread_ends_the_wait_of_a_shard_and_no_wake_up_is_lost() {
 fn a_wait_ends_when_its_time_is_over() {
     alone(RingOptions::default(), async |ring| {
         for _ in 0..10 {
-            ring.wait(Some(Duration::from_millis(2))).await.unwrap();
+            ring.wait(Some(Duration::from_millis(2))).unwrap();
         }
         assert_eq!(ring.reap(), 0);
     });

@@ -15,7 +15,6 @@ use coulee_io::mesh::{Mesh, MeshEnd};
 use coulee_io::net::Socket;
 use coulee_io::ring::{Ring, RingOptions};
 use coulee_io::wake::Sleeper;
-use coulee_io::watchdog::Watchdog;
 use coulee_protocol::api::{ApiKey, encode, produce::v1 as produce};
 use coulee_protocol::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use coulee_protocol::ids::{ClusterId, LeaderEpoch, Offset, PartitionUid, ShardId, TopicId};
@@ -28,7 +27,6 @@ use std::time::Duration;
 /// What has to live as long as a shard, beside it.
 pub(super) struct Around {
     pub(super) controls: Controls,
-    _watchdog: Watchdog,
     _news: mpsc::Receiver<News>,
     _dir: tempfile::TempDir,
 }
@@ -41,7 +39,6 @@ pub(super) fn shard(mesh: MeshEnd<Message>, budget_bytes: usize) -> (ShardServer
     let disk = FileDisk::open(dir.path(), ring.clone(), pool.clone()).unwrap();
     let options = ShardOptions { id: 0, tail_bytes: 0, pool_bytes: 0 };
     let core = ring.block_on(Shard::start(disk, pool.clone(), options)).unwrap().unwrap();
-    let (watchdog, mut pulses) = Watchdog::start(1).unwrap();
     let (news, heard) = mpsc::channel();
     let control = Control::default();
     let facts = Facts {
@@ -58,7 +55,6 @@ pub(super) fn shard(mesh: MeshEnd<Message>, budget_bytes: usize) -> (ShardServer
         pool,
         core,
         mesh,
-        pulse: pulses.remove(0),
         listener: None,
         controller: None,
         facts,
@@ -67,7 +63,7 @@ pub(super) fn shard(mesh: MeshEnd<Message>, budget_bytes: usize) -> (ShardServer
         budget_bytes,
     };
     let controls = control.of_process(Vec::new());
-    (ShardServer::new(parts), Around { controls, _watchdog: watchdog, _news: heard, _dir: dir })
+    (ShardServer::new(parts), Around { controls, _news: heard, _dir: dir })
 }
 
 /// A connection that has said Hello, and its client's side.

@@ -64,7 +64,7 @@ impl Driven {
             self.ring.submit().unwrap();
             if !worked && self.ring.reap() == 0 {
                 let deadline = self.shard.deadline_ms().map(|at| Duration::from_millis(at.saturating_sub(ms)));
-                self.ring.wait(deadline).await.unwrap();
+                self.ring.wait(deadline).unwrap();
             }
         }
     }
