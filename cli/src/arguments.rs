@@ -51,6 +51,10 @@ pub(crate) enum Command {
     Simulate(SimulateCommand),
     /// Check whether this machine can run a broker, and what would make it run better.
     Doctor(DoctorArguments),
+    /// Check what a stopped broker has on disk, or that a running one keeps what it acknowledges.
+    Verify(VerifyArguments),
+    /// Mend the directory of a stopped broker as far as it can be, and mark what is lost; without -y only say how.
+    Repair(RepairArguments),
     /// Check, show and explain a broker's configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -142,6 +146,55 @@ pub(crate) struct ServeArguments {
 pub(crate) struct DoctorArguments {
     #[command(flatten)]
     pub(crate) layers: LayerArguments,
+    #[command(flatten)]
+    pub(crate) answer: AnswerArguments,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("what").required(true).args(["data_dir", "duration"])))]
+pub(crate) struct VerifyArguments {
+    /// Check every byte of this directory of a stopped broker, and change nothing.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) data_dir: Option<String>,
+    /// Send records to the broker at --address for so long, and read all of them back.
+    #[arg(long = "for", value_name = "TIME", value_parser = timeout)]
+    pub(crate) duration: Option<Duration>,
+    /// The topic to make for it; without it one with a name that nobody has.
+    #[arg(long, value_name = "NAME", conflicts_with = "data_dir")]
+    pub(crate) topic: Option<String>,
+    /// Its partitions.
+    #[arg(short, long, value_name = "N", default_value_t = 4, conflicts_with = "data_dir",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) partitions: u32,
+    /// Producers beside each other.
+    #[arg(long, value_name = "N", default_value_t = 4, conflicts_with = "data_dir",
+          value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub(crate) producers: u16,
+    /// Records a second, of all producers together.
+    #[arg(long, value_name = "N", default_value_t = 10_000, conflicts_with = "data_dir",
+          value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) rate: u64,
+    /// Bytes of a value, at least.
+    #[arg(long, value_name = "BYTES", default_value_t = 100, conflicts_with = "data_dir", hide = true)]
+    pub(crate) size: usize,
+    /// Keep the topic when the proof holds; otherwise it is kept anyway.
+    #[arg(long, conflicts_with = "data_dir")]
+    pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) answer: AnswerArguments,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RepairArguments {
+    /// The directory.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) data_dir: String,
+    /// Do it.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Only say what would be done, which is the default.
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) answer: AnswerArguments,
 }
@@ -377,6 +430,9 @@ mod tests {
             "coulee simulate users t --rate 10 --count 5 --seed 1 --address h:1",
             "coulee config show --effective --address h:1",
             "coulee doctor --address h:1",
+            "coulee verify --data-dir d -o json --address h:1",
+            "coulee repair --data-dir d -y -o json --address h:1",
+            "coulee verify --for 60s -p 2 --producers 3 --rate 9 --topic t --keep --address h:1",
             "coulee serve --data-dir d --listen h:0 --shards 2 --cpus 0-1 --config f --set a=b --set c=d --address h:1",
             "coulee serve --log-format json --address h:1",
             "coulee completion zsh --address h:1",
@@ -398,6 +454,11 @@ mod tests {
             "coulee simulate users t --dry-run -o json",
             "coulee topic create t --set durability",
             "coulee topic list --timeout 5",
+            "coulee verify",
+            "coulee verify --data-dir d --for 1s",
+            "coulee verify --data-dir d --keep",
+            "coulee repair -y",
+            "coulee repair --data-dir d -y --dry-run",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

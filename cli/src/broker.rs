@@ -1,15 +1,18 @@
 //! The broker in this process: owns the one place where the command line meets the server crate; decides nothing.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use coulee_client::ErrorCode;
 use coulee_server::config::Config;
+use coulee_server::offline::{self, DirFault, OfflineError, Progress};
 use coulee_server::{Drainer, Server, StartCause, StartError};
 
 pub(crate) use coulee_server::doctor::{Check, Outcome};
+pub(crate) use coulee_server::offline::{Finding, Partition as VerifiedPartition, Repaired, Verified};
 
 use crate::code::LocalCode;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// A broker that runs.
 #[derive(Debug)]
@@ -82,10 +85,37 @@ pub(crate) fn checks(config: &Config) -> Vec<Check> {
     coulee_server::doctor::run(config)
 }
 
+/// Checks the directory of a stopped broker.
+pub(crate) fn verify(data_dir: &Path, on_progress: &mut dyn FnMut(Progress)) -> Result<Verified, Failure> {
+    offline::verify(data_dir, on_progress).map_err(|error| of_dir(data_dir, &error))
+}
+
+/// What a repair of a stopped broker's directory would do, or, with a time, does.
+pub(crate) fn repair(data_dir: &Path, now_ms: Option<u64>) -> Result<Repaired, Failure> {
+    let repaired = match now_ms {
+        Some(now_ms) => offline::repair(data_dir, now_ms),
+        None => offline::plan_repair(data_dir),
+    };
+    repaired.map_err(|error| of_dir(data_dir, &error))
+}
+
+/// A directory that cannot be looked at.
+fn of_dir(data_dir: &Path, error: &OfflineError) -> Failure {
+    let message = format!("{}: {error}", data_dir.display());
+    let (code, exit, hint) = match error.fault() {
+        DirFault::Missing => {
+            (LocalCode::DataDirUnusable, Exit::NotFound, "name the directory that the broker had with --data-dir")
+        }
+        DirFault::Taken => (LocalCode::DataDirTaken, Exit::Conflict, "stop the broker that has the directory first"),
+        DirFault::Rights => (LocalCode::DataDirUnusable, Exit::Denied, "run it as the user that runs the broker"),
+        DirFault::Other => (LocalCode::DataDirUnusable, Exit::Failed, "see what the machine lacks with: coulee doctor"),
+    };
+    Failure::local(code, message).hint(hint).exit(exit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Exit;
 
     #[test]
     fn each_cause_has_a_code_and_a_hint_of_its_own() {

@@ -54,6 +54,8 @@ codes! {
     2014 MachineUnfit "MACHINE_UNFIT" "The kernel, its limits or the filesystem do not give what the broker needs."
     2015 Interrupted "INTERRUPTED" "The command was interrupted before its end."
     2016 Stopped "STOPPED" "The broker has stopped before everything was written; what was acknowledged is safe."
+    2017 DataDamaged "DATA_DAMAGED" "Something that was durable in the data directory can't be read."
+    2018 ProofViolated "PROOF_VIOLATED" "What the broker has acknowledged is not what it serves."
 }
 
 impl LocalCode {

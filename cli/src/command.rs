@@ -5,9 +5,11 @@ pub(crate) mod config;
 pub(crate) mod consume;
 pub(crate) mod doctor;
 pub(crate) mod produce;
+pub(crate) mod repair;
 pub(crate) mod serve;
 pub(crate) mod simulate;
 pub(crate) mod topic;
+pub(crate) mod verify;
 
 mod ledger;
 
@@ -43,6 +45,8 @@ pub(crate) fn run(arguments: Arguments, terminal: Terminal) -> Result<(), Stop> 
     match arguments.command {
         Command::Serve(serve) => serve::run(&context, &serve),
         Command::Doctor(doctor) => doctor::run(&context, &doctor),
+        Command::Verify(verify) => verify::run(&context, &verify),
+        Command::Repair(repair) => repair::run(&context, &repair),
         Command::Config(config) => config::run(&context, &config),
         Command::Completion { shell } => completion::run(shell),
         Command::Complete { words } => completion::topics(&context, &words),

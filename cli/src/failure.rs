@@ -31,6 +31,8 @@ pub(crate) enum Exit {
     Conflict = 6,
     /// Some of it was done.
     PartlyDone = 7,
+    /// Stored data is not what it should be: what `verify` is there to say.
+    Violated = 8,
 }
 
 /// Why a command ends before its end.
@@ -271,6 +273,7 @@ fn exit_of_local(code: LocalCode) -> Exit {
         LocalCode::BrokerUnreachable => Exit::Unavailable,
         LocalCode::AddressTaken | LocalCode::DataDirTaken => Exit::Conflict,
         LocalCode::NotAllAcknowledged => Exit::PartlyDone,
+        LocalCode::DataDamaged | LocalCode::ProofViolated => Exit::Violated,
         _ => Exit::Failed,
     }
 }

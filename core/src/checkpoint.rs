@@ -180,6 +180,18 @@ async fn read_copy<D: Disk>(disk: &D, name: FileName) -> Result<Option<Checkpoin
     Ok(file.read_at(0, len).await.ok().and_then(|bytes| Checkpoint::decode(&bytes)))
 }
 
+/// Every copy that there is, and whether it can be read; changes nothing.
+///
+/// # Errors
+/// The disk's, when a file that exists cannot be opened.
+pub async fn look<D: Disk>(disk: &D) -> Result<Vec<(FileName, bool)>, DiskError> {
+    let mut copies = Vec::new();
+    for name in disk.list(Dir::Checkpoints).await? {
+        copies.push((name, read_copy(disk, name).await?.is_some()));
+    }
+    Ok(copies)
+}
+
 /// The newer of the readable copies of `shard`; with what the checkpoints of other shards say of partitions, too, as
 /// the directory may have been used by another number of them. Of several entries for one partition the one with the
 /// greatest epoch counts: each opening raises it, and stores it before anything is appended.

@@ -24,6 +24,10 @@ pub enum Dir {
     Pool(u16),
     /// `checkpoint`.
     Checkpoints,
+    /// `repair`.
+    Repairs,
+    /// `repair/<run>`: what a repair has kept aside.
+    Repair(u64),
 }
 
 /// A file of the data directory. Its place is the format (docs/STORAGE_FORMAT.md, "Data directory").
@@ -41,6 +45,10 @@ pub enum FileName {
     Fresh(u16, u64),
     /// `checkpoint/<shard>.a` or `.b`.
     Checkpoint(u16, Copy2),
+    /// `p/<uid>/<first lost offset, 20 digits>.hole`.
+    Hole(PartitionUid, Offset),
+    /// `repair/<run>/<uid>-<base offset>-<position>.bytes`: bytes of a segment as they were found.
+    Kept(u64, PartitionUid, Offset, u32),
 }
 
 /// Which of two alternating copies.
@@ -73,7 +81,8 @@ impl FileName {
     pub const fn dir(self) -> Dir {
         match self {
             Self::Meta(_) => Dir::Root,
-            Self::Segment(uid, _) | Self::Index(uid, _) => Dir::Partition(uid),
+            Self::Segment(uid, _) | Self::Index(uid, _) | Self::Hole(uid, _) => Dir::Partition(uid),
+            Self::Kept(run, ..) => Dir::Repair(run),
             Self::Pool(shard, _) | Self::Fresh(shard, _) => Dir::Pool(shard),
             Self::Checkpoint(..) => Dir::Checkpoints,
         }
@@ -93,6 +102,13 @@ impl FileName {
             (Dir::Root, _) if stem == "meta" => Self::Meta(copy?),
             (Dir::Partition(uid), "log") => Self::Segment(uid, Offset(number()?)),
             (Dir::Partition(uid), "index") => Self::Index(uid, Offset(number()?)),
+            (Dir::Partition(uid), "hole") => Self::Hole(uid, Offset(number()?)),
+            (Dir::Repair(run), "bytes") => {
+                let mut parts = stem.split('-');
+                let mut part = || parts.next()?.parse::<u64>().ok();
+                let (uid, base, position) = (part()?, part()?, part()?);
+                Self::Kept(run, PartitionUid(uid), Offset(base), u32::try_from(position).ok()?)
+            }
             (Dir::Pool(shard), "log") => Self::Pool(shard, number()?),
             (Dir::Pool(shard), "new") => Self::Fresh(shard, number()?),
             (Dir::Checkpoints, _) => Self::Checkpoint(stem.parse().ok()?, copy?),
@@ -110,6 +126,8 @@ impl fmt::Display for Dir {
             Self::Partition(uid) => write!(formatter, "p/{uid}"),
             Self::Pool(shard) => write!(formatter, "pool/{shard}"),
             Self::Checkpoints => write!(formatter, "checkpoint"),
+            Self::Repairs => write!(formatter, "repair"),
+            Self::Repair(run) => write!(formatter, "repair/{run}"),
         }
     }
 }
@@ -123,6 +141,10 @@ impl fmt::Display for FileName {
             Self::Pool(shard, number) => write!(formatter, "pool/{shard}/{number}.log"),
             Self::Fresh(shard, number) => write!(formatter, "pool/{shard}/{number}.new"),
             Self::Checkpoint(shard, copy) => write!(formatter, "checkpoint/{shard}.{}", copy.suffix()),
+            Self::Hole(uid, from) => write!(formatter, "p/{uid}/{:020}.hole", from.0),
+            Self::Kept(run, uid, base, position) => {
+                write!(formatter, "repair/{run}/{uid}-{:020}-{position}.bytes", base.0)
+            }
         }
     }
 }
@@ -243,6 +265,8 @@ mod tests {
             FileName::Pool(3, 9),
             FileName::Fresh(3, 9),
             FileName::Checkpoint(0, Copy2::B),
+            FileName::Hole(uid, Offset(9)),
+            FileName::Kept(5, uid, Offset(9), 4_096),
         ];
         for name in names {
             let text = name.to_string();

@@ -17,4 +17,6 @@ pub mod meta;
 pub mod partition;
 pub mod placement;
 pub mod pool;
+pub mod repair;
 pub mod shard;
+pub mod verify;

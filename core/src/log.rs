@@ -23,6 +23,7 @@ use std::rc::Rc;
 use tail::TailCache;
 
 pub mod appender;
+pub mod hole;
 pub mod index;
 pub mod reader;
 pub mod recovery;

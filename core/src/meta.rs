@@ -63,10 +63,15 @@ impl From<DiskError> for MetaError {
 }
 
 /// What a copy is found to be.
-enum Found {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It can be read.
     Sound(Meta),
+    /// It asks for a reader of this version.
     TooNew(u16),
+    /// It is damaged.
     Unreadable,
+    /// There is none.
     Missing,
 }
 
@@ -85,7 +90,9 @@ impl Meta {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Found {
+    /// Reads a copy. Total: any bytes are something.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Found {
         let Some(used) = bytes.get(..USED_BYTES) else { return Found::Unreadable };
         let sound = used[..4] == MAGIC && crc32fast::hash(&used[..USED_BYTES - 4]) == u32_at(used, USED_BYTES - 4);
         let reader = u16::from_le_bytes(take(used, 6));
@@ -109,7 +116,11 @@ async fn read<D: Disk>(disk: &D, copy: Copy2) -> Result<Found, DiskError> {
     Ok(file.read_at(0, BLOCK_BYTES).await.map_or(Found::Unreadable, |bytes| Meta::decode(&bytes)))
 }
 
-async fn write<D: Disk>(disk: &D, pool: &BlockPool, copy: Copy2, meta: Meta) -> Result<(), DiskError> {
+/// Writes one copy and waits until it is durable.
+///
+/// # Errors
+/// The disk's; the other copy is untouched.
+pub async fn write<D: Disk>(disk: &D, pool: &BlockPool, copy: Copy2, meta: Meta) -> Result<(), DiskError> {
     let file = disk.create(FileName::Meta(copy), BLOCK_BYTES as u64).await?;
     let mut block = pool.take(BLOCK_BYTES);
     block.extend(&meta.encode());
@@ -118,22 +129,34 @@ async fn write<D: Disk>(disk: &D, pool: &BlockPool, copy: Copy2, meta: Meta) -> 
     disk.sync_dir(Dir::Root).await
 }
 
+/// Reads both copies as they are and changes nothing.
+///
+/// # Errors
+/// The disk's.
+pub async fn look<D: Disk>(disk: &D) -> Result<[Found; 2], DiskError> {
+    Ok([read(disk, Copy2::A).await?, read(disk, Copy2::B).await?])
+}
+
+/// The one that counts of two copies, if one can be read.
+#[must_use]
+pub fn newest(copies: &[Found; 2]) -> Option<Meta> {
+    let sound = copies.iter().filter_map(|copy| if let Found::Sound(meta) = copy { Some(*meta) } else { None });
+    sound.max_by_key(|meta| meta.sequence)
+}
+
 /// Reads the meta file of a data directory, or makes it with `fresh` as the cluster's id where the directory is new.
 /// A copy that is lost is made again from the other.
 ///
 /// # Errors
 /// [`MetaError`]; nothing has changed.
 pub async fn open<D: Disk>(disk: &D, pool: &BlockPool, fresh: ClusterId) -> Result<Meta, MetaError> {
-    let copies = [read(disk, Copy2::A).await?, read(disk, Copy2::B).await?];
-    let mut newest: Option<Meta> = None;
+    let copies = look(disk).await?;
     for copy in &copies {
-        match copy {
-            Found::TooNew(found) => return Err(MetaError::TooNew { found: *found }),
-            Found::Sound(meta) if newest.is_none_or(|newest| meta.sequence > newest.sequence) => newest = Some(*meta),
-            _ => {}
+        if let Found::TooNew(found) = copy {
+            return Err(MetaError::TooNew { found: *found });
         }
     }
-    let meta = match newest {
+    let meta = match newest(&copies) {
         Some(meta) => meta,
         // A first start that was cut off before its meta file was durable has made no partition.
         None if disk.list_partitions().await?.is_empty() => Meta { cluster_id: fresh, sequence: 1 },

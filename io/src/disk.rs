@@ -14,6 +14,7 @@ use std::cell::OnceCell;
 use std::ffi::CString;
 use std::fmt;
 use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -26,7 +27,7 @@ mod lock;
 mod place;
 
 pub use file::OpenFile;
-pub use lock::{DirLock, LockError, check_free, lock};
+pub use lock::{DirLock, LockError, check_free, lock, lock_to_read};
 
 /// Where files are made; emptied by [`lock()`].
 const NEW_DIR: &str = "new";
@@ -87,6 +88,8 @@ struct Root {
     device: u64,
     flush: Fd,
     flush_proved: bool,
+    /// Nothing may be changed, and what has no direct I/O is read through the page cache.
+    is_only_read: bool,
     zeros: OnceCell<Block>,
     #[cfg(coulee_mutation = "writes_wait_for_sync")]
     held: held::Registry,
@@ -130,6 +133,7 @@ impl FileDisk {
             device: place.device,
             flush,
             flush_proved: place.is_flush_proved,
+            is_only_read: false,
             zeros: OnceCell::new(),
             #[cfg(coulee_mutation = "writes_wait_for_sync")]
             held: held::Registry::default(),
@@ -139,6 +143,49 @@ impl FileDisk {
             disk.ring.block_on(disk.fill_flush_file()).map_err(DirError::of)?.map_err(DirError::of)?;
         }
         Ok(disk)
+    }
+
+    /// Opens the data directory `path` for reading: makes nothing, and refuses every change. Any filesystem will do.
+    /// Blocks the thread.
+    ///
+    /// # Errors
+    /// [`DirError`].
+    pub fn open_to_read(path: &Path, ring: Ring, pool: BlockPool) -> Result<Self, DirError> {
+        let fd: Fd = Rc::new(fs::File::open(path).map_err(|error| DirError::of(Errno::of(&error)))?.into());
+        let root = Root {
+            path: path.into(),
+            device: place::Place::of(&fd).map_err(DirError::of)?.device,
+            flush: Rc::clone(&fd),
+            fd,
+            flush_proved: false,
+            is_only_read: true,
+            zeros: OnceCell::new(),
+            #[cfg(coulee_mutation = "writes_wait_for_sync")]
+            held: held::Registry::default(),
+        };
+        Ok(Self { ring, pool, root: Rc::new(root) })
+    }
+
+    /// Refuses a change of a directory that is only read.
+    fn check_change(&self) -> Result<(), DiskError> {
+        if self.root.is_only_read { Err(DiskError::Io { errno: libc::EROFS }) } else { Ok(()) }
+    }
+
+    /// Writes a text for people into `dir`, durably. Blocks the thread.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_note(&self, dir: Dir, name: &str, text: &str) -> Result<(), DiskError> {
+        self.check_change()?;
+        let write = || -> std::io::Result<()> {
+            let dir = self.root.path.join(dir.to_string());
+            fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(&dir)?;
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(FILE_MODE).open(dir.join(name))?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        };
+        write().map_err(|error| disk_error(Errno::of(&error)))
     }
 
     /// Gives the flush file its one block, written once, so that its sync never has metadata to write.
@@ -207,12 +254,19 @@ impl Disk for FileDisk {
     type File = OpenFile;
 
     async fn open(&self, name: FileName) -> Result<OpenFile, DiskError> {
-        let fd = self.open_path(c_path(name), libc::O_RDWR | libc::O_DIRECT).await?;
+        let access = if self.root.is_only_read { libc::O_RDONLY } else { libc::O_RDWR };
+        let fd = match self.open_path(c_path(name), access | libc::O_DIRECT).await {
+            Err(DiskError::Io { errno: libc::EINVAL }) if self.root.is_only_read => {
+                self.open_path(c_path(name), access).await?
+            }
+            other => other?,
+        };
         self.opened(fd)
     }
 
     async fn create(&self, name: FileName, len: u64) -> Result<OpenFile, DiskError> {
         assert!(len.is_multiple_of(BLOCK_BYTES as u64), "files are whole blocks");
+        self.check_change()?;
         let (unfinished, fd) = Unfinished::make(self).await?;
         if len > 0 {
             self.ring.allocate(&fd, len).await.map_err(disk_error)?;
@@ -224,6 +278,7 @@ impl Disk for FileDisk {
     }
 
     async fn create_dir(&self, dir: Dir) -> Result<(), DiskError> {
+        self.check_change()?;
         let make = |path: String| async move {
             match self.ring.make_dir_at(&self.root.fd, c_path(path), DIR_MODE).await {
                 Ok(()) => Ok(true),
@@ -264,16 +319,19 @@ impl Disk for FileDisk {
     }
 
     async fn rename(&self, from: FileName, to: FileName) -> Result<(), DiskError> {
+        self.check_change()?;
         self.ring.rename_at(&self.root.fd, c_path(from), c_path(to)).await.map_err(disk_error)
     }
 
     async fn remove(&self, name: FileName) -> Result<(), DiskError> {
+        self.check_change()?;
         #[cfg(coulee_mutation = "writes_wait_for_sync")]
         self.root.held.prune();
         gone(self.ring.unlink_at(&self.root.fd, c_path(name), 0).await)
     }
 
     async fn remove_dir(&self, dir: Dir) -> Result<(), DiskError> {
+        self.check_change()?;
         gone(self.ring.unlink_at(&self.root.fd, c_path(dir), libc::AT_REMOVEDIR).await)
     }
 

@@ -35,6 +35,7 @@ mod facts;
 mod input;
 mod limits;
 mod message;
+pub mod offline;
 mod output;
 mod pending;
 mod shard;

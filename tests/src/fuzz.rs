@@ -9,13 +9,16 @@ mod batch;
 mod frame;
 mod input;
 mod recovery;
+mod stored;
 
 pub use batch::batch;
 pub use frame::frame;
-pub use recovery::recovery;
+pub use recovery::{recovery, repair};
+pub use stored::stored;
 
 /// A target's name and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 3] = [("frame", frame), ("batch", batch), ("recovery", recovery)];
+pub const TARGETS: [Target; 5] =
+    [("frame", frame), ("batch", batch), ("stored", stored), ("recovery", recovery), ("repair", repair)];

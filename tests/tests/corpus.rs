@@ -4,7 +4,7 @@
 
 use coulee_core::executor::Random;
 use coulee_tests::fuzz::memory::{Counting, within};
-use coulee_tests::fuzz::{TARGETS, batch, frame, recovery};
+use coulee_tests::fuzz::{TARGETS, batch, frame, recovery, repair, stored};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -89,6 +89,16 @@ fn frames_of_the_corpus_and_what_is_made_of_them_break_no_property() {
 #[test]
 fn batches_of_the_corpus_and_what_is_made_of_them_break_no_property() {
     replay("batch", batch, 20_000);
+}
+
+#[test]
+fn pages_files_and_records_of_the_corpus_and_what_is_made_of_them_break_no_property() {
+    replay("stored", stored, 50_000);
+}
+
+#[test]
+fn repairs_of_the_corpus_and_of_what_is_made_of_it_break_no_property() {
+    replay("repair", repair, 2_000);
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! Sketch, a small batch: one copy into the tail block, and at most 4 KiB copied again a write. A large batch: no
 //! copy; its buffer is the piece. One system call a write, whatever it holds.
 
+use super::segment::HeaderPage;
 use super::tail::{BufferId, TailCache};
 use crate::block::{Block, BlockMut, BlockPool, align_down, align_up};
 use crate::limits::{BLOCK_BYTES, TAIL_BLOCK_BYTES, WRITE_BYTES_MAX, WRITES_IN_FLIGHT_MAX};
@@ -32,6 +33,21 @@ pub struct Mark {
     pub position: u32,
     /// Bytes appended since start; only differences mean anything.
     pub bytes: u64,
+}
+
+impl Mark {
+    /// In front of the first batch of a segment.
+    #[must_use]
+    pub const fn at_start_of(page: &HeaderPage) -> Self {
+        Self {
+            offset: page.base_offset,
+            index: page.base_index,
+            prev_header_crc: page.chain_anchor,
+            segment: page.base_offset,
+            position: BLOCK_BYTES as u32,
+            bytes: 0,
+        }
+    }
 }
 
 /// Names a write of one partition.

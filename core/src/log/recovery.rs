@@ -10,11 +10,11 @@
 
 use super::appender::{Appender, Mark};
 use super::index::SparseIndex;
-use super::scan::Chain;
+use super::scan::{BadFrame, Chain};
 use super::segment::{Footer, HeaderPage, Owner, PageError, SegmentSize, Trailer};
 use super::source::{Found, Source};
 use super::tail::TailCache;
-use super::{Damage, Log, Phase, Segment};
+use super::{Damage, Log, Phase, Segment, hole};
 use crate::block::{BlockPool, align_down, is_zero};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Dir, Disk, DiskError, File, FileName, WriteMode};
@@ -23,7 +23,10 @@ use coulee_protocol::batch::OFFSET_END_MAX;
 use coulee_protocol::error::ErrorCode;
 use coulee_protocol::ids::{BatchIndex, LeaderEpoch, Offset};
 use coulee_protocol::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use inspection::Inspection;
 use std::collections::VecDeque;
+
+pub mod inspection;
 
 /// How far behind a bad frame a batch may lie that proves the frame was durable.
 const PROOF_BYTES: usize = UNSYNCED_BYTES_MAX + BATCH_BYTES_MAX + BLOCK_BYTES;
@@ -103,6 +106,19 @@ pub struct Report {
     pub tail_zeroed: bool,
     /// A segment that had taken its name and nothing else, and was let go.
     pub empty_segment: Option<Offset>,
+    /// Why each damaged range of the log is one, in their order.
+    pub causes: Vec<Cause>,
+}
+
+/// Why offsets that were durable cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No segment file holds them.
+    Missing,
+    /// The header page of their segment, the one at this base offset.
+    Page(Offset, PageError),
+    /// What lies in the segment at this base offset, from this position on.
+    Frame(Offset, u32, BadFrame),
 }
 
 /// A segment as found.
@@ -126,6 +142,12 @@ struct Recovery<'a, D: Disk> {
     resume_floor: Option<Mark>,
     segments: VecDeque<Segment<D>>,
     report: Report,
+    /// Base offset of the segment that is looked at.
+    looked_at: Offset,
+    /// Ranges that a repair has marked as lost.
+    holes: Vec<Damage>,
+    /// What is noted where everything is walked and nothing changed.
+    inspection: Option<Inspection<'a>>,
 }
 
 /// Opens the log of `owner`'s partition. Waits for all it has to read, cut and sync; what it returns takes appends.
@@ -139,40 +161,61 @@ pub async fn recover<D: Disk>(
     checkpoint: Option<&PartitionCheckpoint>,
     size_max: SegmentSize,
 ) -> Result<(Log<D>, Report), RecoveryError> {
-    let start = Mark { index: BatchIndex(1), ..Mark::default() };
-    let mut recovery = Recovery {
-        disk,
-        owner,
-        checkpoint,
-        proved: checkpoint.map_or(Offset(0), |checkpoint| checkpoint.durable_end),
-        end: start,
-        epoch: checkpoint.map_or(LeaderEpoch(0), |checkpoint| checkpoint.epoch),
-        damage: Vec::new(),
-        resume_floor: None,
-        segments: VecDeque::new(),
-        report: Report::default(),
-    };
-    let found = recovery.list().await?;
-    let first = found.first().map(|first| first.base);
-    let log_start = checkpoint.map(|checkpoint| checkpoint.log_start).or(first).unwrap_or_default();
-    recovery.end.offset = first.map_or(log_start, |first| first.min(log_start));
-    recovery.walk(&found).await?;
+    let mut recovery = Recovery::new(disk, owner, checkpoint);
+    let log_start = recovery.look().await?;
     let unfinished = recovery.settle().await?;
     Ok(recovery.into_log(pool, log_start, size_max, &unfinished))
 }
 
-impl<D: Disk> Recovery<'_, D> {
+impl<'a, D: Disk> Recovery<'a, D> {
+    fn new(disk: &'a D, owner: Owner, checkpoint: Option<&'a PartitionCheckpoint>) -> Self {
+        Self {
+            disk,
+            owner,
+            checkpoint,
+            proved: checkpoint.map_or(Offset(0), |checkpoint| checkpoint.durable_end),
+            end: Mark { index: BatchIndex(1), ..Mark::default() },
+            epoch: checkpoint.map_or(LeaderEpoch(0), |checkpoint| checkpoint.epoch),
+            damage: Vec::new(),
+            resume_floor: None,
+            segments: VecDeque::new(),
+            report: Report::default(),
+            looked_at: Offset(0),
+            holes: Vec::new(),
+            inspection: None,
+        }
+    }
+
+    /// Finds out what is there, changing nothing; answers where the log starts.
+    async fn look(&mut self) -> Result<Offset, RecoveryError> {
+        let found = self.list().await?;
+        let holes = self.holes.iter().map(|hole| hole.from);
+        let first = found.first().map(|first| first.base).into_iter().chain(holes).min();
+        let log_start = self.checkpoint.map(|checkpoint| checkpoint.log_start).or(first).unwrap_or_default();
+        self.end.offset = first.map_or(log_start, |first| first.min(log_start));
+        self.walk(&found).await?;
+        Ok(log_start)
+    }
+
     /// Opens every segment file and reads its header page.
     async fn list(&mut self) -> Result<Vec<Candidate<D>>, RecoveryError> {
         let uid = self.owner.partition_uid;
         let names = self.disk.list(Dir::Partition(uid)).await?;
         let mut found = Vec::new();
         for name in names {
+            if let FileName::Hole(..) = name
+                && let Some(hole) = hole::read(self.disk, name).await?
+            {
+                // It was durable once: its offsets are never given out again.
+                self.proved = self.proved.max(hole.to);
+                self.holes.push(hole);
+            }
             let FileName::Segment(_, base) = name else { continue };
             if base.0 >= OFFSET_END_MAX - u64::from(BATCH_RECORDS_MAX) {
                 // No batch has such an offset: the name is not ours, and proves nothing.
                 continue;
             }
+            self.looked_at = base;
             let file = self.disk.open(name).await?;
             let page = if file.len() < 3 * BLOCK_BYTES as u64 {
                 Err(PageError::Truncated)
@@ -195,6 +238,7 @@ impl<D: Disk> Recovery<'_, D> {
             found.push(Candidate { base, file, page });
         }
         if let Some(last) = found.last()
+            && self.inspection.is_none()
             && last.base >= self.stored_end()
         {
             // A process that died may have left the name without its sync, and what is found now will be relied on.
@@ -210,8 +254,6 @@ impl<D: Disk> Recovery<'_, D> {
             && self.proved <= last.base
         {
             // It had its name, but nothing in it was ever durable.
-            self.disk.remove(FileName::Segment(uid, last.base)).await?;
-            self.disk.sync_dir(Dir::Partition(uid)).await?;
             self.report.empty_segment = Some(last.base);
             found.pop();
         }
@@ -243,28 +285,28 @@ impl<D: Disk> Recovery<'_, D> {
 
     async fn walk(&mut self, found: &[Candidate<D>]) -> Result<(), RecoveryError> {
         for (at, segment) in found.iter().enumerate() {
+            self.looked_at = segment.base;
             let next = found.get(at + 1);
             if segment.base > self.end.offset {
-                self.lose(segment.base);
+                self.lose(segment.base, Cause::Missing);
             }
-            let Ok(page) = segment.page else {
-                // Nothing in it can be placed: all of it is damaged.
-                let to = next.map_or(self.proved, |next| next.base);
-                self.lose(to);
-                continue;
+            let page = match segment.page {
+                Ok(page) => page,
+                Err(error) => {
+                    // Nothing in it can be placed: all of it is damaged.
+                    let to = next.map_or(self.proved, |next| next.base);
+                    self.lose(to, Cause::Page(segment.base, error));
+                    continue;
+                }
             };
             self.epoch = self.epoch.max(page.leader_epoch);
-            self.end = Mark {
-                offset: page.base_offset,
-                index: page.base_index,
-                prev_header_crc: page.chain_anchor,
-                segment: page.base_offset,
-                position: BLOCK_BYTES as u32,
-                bytes: 0,
-            };
+            self.end = Mark::at_start_of(&page);
             let limit = next.map(|next| next.base);
             self.segments.push_back(Segment::new(page, Some(segment.file.clone()), None));
-            if !self.take_footer(&segment.file, limit).await? {
+            let is_sealed = self.take_footer(&segment.file, limit).await?;
+            if self.inspection.is_some() {
+                self.walk_whole(&segment.file, limit, is_sealed).await?;
+            } else if !is_sealed {
                 self.scan(segment.file.clone(), limit).await?;
             }
             if limit.is_some()
@@ -277,18 +319,19 @@ impl<D: Disk> Recovery<'_, D> {
             }
         }
         if self.proved > self.end.offset {
-            self.lose(self.proved);
+            self.lose(self.proved, Cause::Missing);
         }
         Ok(())
     }
 
     /// Reports everything from the end of the walk up to `to` as damaged and goes on there.
-    fn lose(&mut self, to: Offset) {
+    fn lose(&mut self, to: Offset, cause: Cause) {
         if to <= self.end.offset {
             return;
         }
         self.resume_floor.get_or_insert(self.end);
         self.damage.push(Damage { from: self.end.offset, to });
+        self.report.causes.push(cause);
         // Each lost batch took at least one offset: this index was never used.
         let lost = to.0 - self.end.offset.0;
         self.end.index = BatchIndex(self.end.index.0 + lost);
@@ -308,7 +351,9 @@ impl<D: Disk> Recovery<'_, D> {
         let block = file.read_at(u64::from(trailer.footer_position), BLOCK_BYTES).await?;
         let footer = Footer::decode(&block).ok().filter(|footer| {
             let placed = footer.position() == trailer.footer_position && footer.header_page_crc == segment.page_crc;
-            placed && limit.is_none_or(|limit| footer.end_offset == limit)
+            // A walk through everything can tell a missing segment from a damaged end of the one before.
+            let stops_short = self.inspection.is_some() && limit > Some(footer.end_offset);
+            placed && (stops_short || limit.is_none_or(|limit| footer.end_offset == limit))
         });
         let Some(footer) = footer else { return Ok(false) };
         segment.phase = Phase::Sealed;
@@ -339,7 +384,8 @@ impl<D: Disk> Recovery<'_, D> {
     async fn scan(&mut self, file: D::File, limit: Option<Offset>) -> Result<(), RecoveryError> {
         let Some(segment) = self.segments.back_mut() else { return Ok(()) };
         let data_end = segment.page.size.data_end();
-        let resume = self.checkpoint.filter(|checkpoint| {
+        let from_mark = self.checkpoint.filter(|_| self.inspection.is_none());
+        let resume = from_mark.filter(|checkpoint| {
             let inside = BLOCK_BYTES as u32..=data_end;
             checkpoint.resume.segment == segment.page.base_offset && inside.contains(&checkpoint.resume.position)
         });
@@ -354,9 +400,12 @@ impl<D: Disk> Recovery<'_, D> {
         while self.end.offset < limit.unwrap_or(Offset(u64::MAX)) {
             let chain = self.chain();
             match source.step(self.end.position, &chain).await? {
-                Found::Batch(start, header, _) => {
+                Found::Batch(start, header, bytes) => {
                     if let Some(segment) = self.segments.back_mut() {
                         segment.note(&header, start);
+                    }
+                    if let Some(inspection) = &mut self.inspection {
+                        inspection.batch(&header, start, &bytes);
                     }
                     self.epoch = self.epoch.max(header.leader.leader_epoch);
                     self.end.offset = header.end_offset();
@@ -364,7 +413,7 @@ impl<D: Disk> Recovery<'_, D> {
                     self.end.prev_header_crc = header.header_crc;
                     self.end.position = super::padded_end(start, header.batch_len());
                 }
-                Found::Bad(_) => {
+                Found::Bad(bad) => {
                     let skip_proof = clean && self.checkpoint.is_some_and(|checkpoint| checkpoint.resume == self.end);
                     if !skip_proof && limit.is_none() {
                         let (hint, dirty) = source.look_ahead(self.end.position, PROOF_BYTES, &chain).await?;
@@ -372,7 +421,7 @@ impl<D: Disk> Recovery<'_, D> {
                         self.report.tail_zeroed = dirty;
                     }
                     let known = limit.unwrap_or(self.proved);
-                    if self.end.offset >= known || !self.step_over(&mut source, known).await? {
+                    if self.end.offset >= known || !self.step_over(&mut source, known, bad).await? {
                         break;
                     }
                 }
@@ -383,15 +432,21 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     /// Steps over damage below `known`: whether there is a batch to go on with in this segment.
-    async fn step_over(&mut self, source: &mut Source<D::File>, known: Offset) -> Result<bool, RecoveryError> {
+    async fn step_over(
+        &mut self,
+        source: &mut Source<D::File>,
+        known: Offset,
+        bad: BadFrame,
+    ) -> Result<bool, RecoveryError> {
         self.report.tail_zeroed = false;
         let chain = self.chain();
+        let cause = Cause::Frame(self.end.segment, self.end.position, bad);
         let behind = source.resync(self.end.position, &chain, known).await?;
         let Some((position, header)) = behind else {
-            self.lose(known);
+            self.lose(known, cause);
             return Ok(false);
         };
-        self.lose(header.leader.base_offset);
+        self.lose(header.leader.base_offset, cause);
         self.end.index = header.leader.batch_index;
         self.end.prev_header_crc = header.leader.prev_header_crc;
         self.end.position = position;
@@ -415,6 +470,11 @@ impl<D: Disk> Recovery<'_, D> {
     /// Makes the end of the log ready for appends: zeroes what lies behind it and answers the unfinished block.
     /// Where the end is damaged or sealed, the log goes on in a new segment.
     async fn settle(&mut self) -> Result<Vec<u8>, RecoveryError> {
+        if let Some(base) = self.report.empty_segment {
+            let uid = self.owner.partition_uid;
+            self.disk.remove(FileName::Segment(uid, base)).await?;
+            self.disk.sync_dir(Dir::Partition(uid)).await?;
+        }
         let (end, stored) = (self.end, self.stored_end());
         let zero = std::mem::take(&mut self.report.tail_zeroed);
         let Some(segment) = self.segments.back_mut().filter(|last| last.phase == Phase::Active) else {

@@ -70,23 +70,34 @@ pub fn lock(root: &Path) -> Result<DirLock, LockError> {
 /// # Errors
 /// As [`lock()`].
 pub fn check_free(root: &Path) -> Result<(), LockError> {
+    lock_to_read(root).map(drop)
+}
+
+/// Keeps brokers out of the data directory `root` for as long as the answer lives; others may read it, too. Makes and
+/// changes nothing. Without the file there is nothing to hold, and no broker has ever finished a start there.
+///
+/// # Errors
+/// As [`lock()`].
+pub fn lock_to_read(root: &Path) -> Result<Option<DirLock>, LockError> {
     let failed = |error: std::io::Error| LockError::System(Errno::of(&error));
     let mut file = match File::open(root.join(LOCK_FILE)) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(failed)?,
     };
     // Shared, so that two who look do not take each other for a broker. Closing the file lets go of it.
     match file.try_lock_shared() {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(Some(DirLock { _file: file })),
         Err(TryLockError::WouldBlock) => Err(LockError::Held { pid: holder(&mut file) }),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 
+/// The process that has said that it holds the file. One that only reads says nothing, and the file may still name a
+/// broker that is no more.
 fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(PID_BYTES_MAX).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    text.trim().parse().ok().filter(|pid: &u32| Path::new("/proc").join(pid.to_string()).exists())
 }
 
 fn remove_unfinished(root: &Path) -> std::io::Result<()> {

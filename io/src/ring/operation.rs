@@ -34,6 +34,12 @@ impl Errno {
     pub fn of(error: &std::io::Error) -> Self {
         Self(error.raw_os_error().unwrap_or(libc::EIO))
     }
+
+    /// Whether it says that a right is missing.
+    #[must_use]
+    pub const fn is_rights(self) -> bool {
+        matches!(self.0, libc::EACCES | libc::EPERM)
+    }
 }
 
 /// A write of blocks, which a device may do in parts.

@@ -6,6 +6,9 @@
 
 mod base;
 mod faults;
+mod mended;
+
+pub use mended::repair;
 
 use super::input::Input;
 use super::memory::{assert_counted, within};

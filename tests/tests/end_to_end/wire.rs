@@ -304,3 +304,65 @@ fn partitions_and_offsets_that_do_not_exist_are_refused_one_by_one() {
     assert_eq!(errors, [ErrorCode::UnknownTopicOrPartition, ErrorCode::None, ErrorCode::OffsetOutOfRange]);
     assert!(response.partitions[1].batches_len > 0);
 }
+
+/// Connections that say nothing, beside each other.
+const SILENT: usize = 5_000;
+
+/// Lets this process have as many descriptors as it may.
+fn raise_open_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one `rlimit` to the last argument, which lives beyond the call.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads one `rlimit`, which lives beyond the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    assert!(limit.rlim_max > SILENT as u64 + 500, "ulimit -Hn is {}: raise it", limit.rlim_max);
+}
+
+#[test]
+fn five_thousand_connections_that_say_nothing_are_sent_away_and_others_are_served_meanwhile() {
+    raise_open_files();
+    let mut scene = Scene::open();
+    let mut silent = Vec::with_capacity(SILENT);
+    for at in 0..SILENT {
+        silent.push(scene.stranger());
+        if at % 500 == 0 {
+            let mut other = scene.wire();
+            scene.survives(&mut other);
+        }
+    }
+    for wire in &mut silent {
+        assert_eq!(wire.answer().map(|answer| answer.error()), Some(ErrorCode::HelloRequired));
+        assert_eq!(wire.answer(), None, "the connection is closed");
+    }
+    let mut other = scene.wire();
+    scene.survives(&mut other);
+}
+
+#[test]
+fn a_consumer_that_never_reads_is_in_nobodys_way_and_gets_its_answers_when_it_does() {
+    let mut scene = Scene::open();
+    let mut filling = scene.wire();
+    for _ in 0..8 {
+        let request = scene.request();
+        let large = batch(&[&vec![b'x'; 1_000_000]]);
+        let answer: produce::Response = filling.call(ApiKey::Produce, &request, &large).read();
+        assert_eq!(answer.base_offset, scene.produced);
+        scene.produced += 1;
+    }
+    let partitions = vec![fetch::RequestPartition { partition_uid: scene.uid.0, offset: 0, max_bytes: 8 << 20 }];
+    let request = fetch::Request { max_wait_ms: 0, min_bytes: 1, max_bytes: 8 << 20, isolation: 0, partitions };
+    let mut greedy = scene.wire();
+    let asked: Vec<u32> = (0..100).map(|_| greedy.ask(ApiKey::Fetch.code(), 1, &encoded(&request), &[])).collect();
+    // A gigabyte waits for it; others produce as before.
+    for _ in 0..20 {
+        let mut other = scene.wire();
+        scene.survives(&mut other);
+    }
+    for _ in asked {
+        let answer = greedy.answer().expect("what was asked is answered");
+        let response: fetch::Response = answer.read();
+        assert!(response.partitions[0].batches_len > 1_000_000, "{response:?}");
+    }
+    scene.survives(&mut greedy);
+}
