@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use coulee_server::config::{Key, parse_duration};
 
-use crate::offset::OffsetFrom;
+use crate::offset::{OffsetFrom, SeekTo};
 use crate::record_format::RecordFormat;
 
 /// Event streaming with acknowledgements that mean on disk.
@@ -46,6 +46,9 @@ pub(crate) enum Command {
     Produce(ProduceArguments),
     /// Read a topic.
     Consume(ConsumeArguments),
+    /// List, describe, move and delete consumer groups.
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Make traffic as real users would.
     #[command(subcommand)]
     Simulate(SimulateCommand),
@@ -272,6 +275,49 @@ pub(crate) enum TopicCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// List groups.
+    List {
+        #[command(flatten)]
+        answer: AnswerArguments,
+    },
+    /// Show what a group has committed, how far behind it is and who reads.
+    Describe {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        answer: AnswerArguments,
+    },
+    /// Move a group without members: it goes on somewhere else.
+    Seek {
+        /// Its name.
+        name: String,
+        /// Where to: start, end, an offset, @time, or a duration ago (-1h, -30m).
+        #[arg(long, value_name = "start|end|N|@TIME|-DURATION", allow_hyphen_values = true)]
+        to: SeekTo,
+        /// Only this topic, or this partition of it; may be repeated. Without it all that the group has offsets of.
+        #[arg(long, value_name = "TOPIC[:PARTITION]", value_parser = place)]
+        topic: Vec<(String, Option<u32>)>,
+        /// Show before and after, move nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        answer: AnswerArguments,
+    },
+    /// Delete a group without members, and what it has committed.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+        /// Say what would be deleted, delete nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct ProduceArguments {
     /// The topic.
@@ -309,6 +355,10 @@ pub(crate) struct ConsumeArguments {
     /// Where to begin in each partition: start, end, an offset, or @time (@2026-11-20T10:00Z, or @ and milliseconds).
     #[arg(long, value_name = "start|end|N|@TIME", default_value = "start")]
     pub(crate) offset: OffsetFrom,
+    /// Read as a member of this group: go on where it has committed, and commit what was printed. Partitions without a
+    /// committed offset begin at --offset, start or end.
+    #[arg(short, long, value_name = "GROUP", conflicts_with_all = ["partition", "until_end", "skip_damaged"])]
+    pub(crate) group: Option<String>,
     /// Only this partition; may be repeated.
     #[arg(short, long, value_name = "N")]
     pub(crate) partition: Vec<u32>,
@@ -405,6 +455,17 @@ fn timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a whole number with ms, s, m or h, from 1ms to 24h".to_owned())
 }
 
+/// A topic, and perhaps one of its partitions.
+fn place(text: &str) -> Result<(String, Option<u32>), String> {
+    match text.split_once(':') {
+        None => Ok((text.to_owned(), None)),
+        Some((topic, partition)) => match partition.parse() {
+            Ok(partition) => Ok((topic.to_owned(), Some(partition))),
+            Err(_) => Err("expected TOPIC or TOPIC:PARTITION".to_owned()),
+        },
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| "expected KEY=VALUE".to_owned())?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
@@ -427,6 +488,9 @@ mod tests {
             "coulee topic list --address h:1",
             "coulee --address h:1 produce t --file f --key-field userId --acks 0",
             "coulee consume t --offset @2026-11-20T10:00Z -n 3 --until-end -f %v\\n --skip-damaged --address h:1",
+            "coulee consume t --group g -n 3 --address h:1",
+            "coulee group seek g --to -1h --topic t:3 --topic u --dry-run --address h:1",
+            "coulee group delete g -y --address h:1",
             "coulee simulate users t --rate 10 --count 5 --seed 1 --address h:1",
             "coulee config show --effective --address h:1",
             "coulee doctor --address h:1",
@@ -449,6 +513,9 @@ mod tests {
         for line in [
             "coulee consume t -f %v -o jsonl",
             "coulee consume t -n 0",
+            "coulee consume t --group g --until-end",
+            "coulee group seek g",
+            "coulee group seek g --to end --topic t:x",
             "coulee topic alter t",
             "coulee produce t --acks 2",
             "coulee simulate users t --dry-run -o json",

@@ -4,6 +4,7 @@ pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod consume;
 pub(crate) mod doctor;
+pub(crate) mod group;
 pub(crate) mod produce;
 pub(crate) mod repair;
 pub(crate) mod serve;
@@ -53,6 +54,7 @@ pub(crate) fn run(arguments: Arguments, terminal: Terminal) -> Result<(), Stop> 
         Command::Topic(topic) => runtime()?.block_on(topic::run(&context, topic)),
         Command::Produce(produce) => runtime()?.block_on(produce::run(&context, produce)),
         Command::Consume(consume) => runtime()?.block_on(consume::run(&context, consume)),
+        Command::Group(group) => runtime()?.block_on(group::run(&context, group)),
         Command::Simulate(SimulateCommand::Users(users)) => runtime()?.block_on(simulate::run(&context, users)),
     }
 }

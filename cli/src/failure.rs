@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::io;
 
 use coulee_client::{
-    AdminError, BatchFault, ConnectError, ConsumeError, DeliveryError, ErrorCode, Refusal, Retriable, SendError,
+    AdminError, BatchFault, ConnectError, ConsumeError, DeliveryError, ErrorCode, GroupError, Refusal, Retriable,
+    SendError,
 };
 use coulee_server::config::ConfigError;
 
@@ -244,6 +245,20 @@ impl From<DeliveryError> for Failure {
     }
 }
 
+impl From<GroupError> for Failure {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::Refused(refusal) => Self::refused(&refusal),
+            GroupError::Unreachable(error) => error.into(),
+            GroupError::Consume { error, .. } => error.into(),
+            GroupError::NotAssigned { .. } => Self::coded(ErrorCode::UnknownMemberId, error.to_string()),
+            GroupError::NoOffset { .. } => Self::coded(ErrorCode::OffsetOutOfRange, error.to_string()),
+            GroupError::Unintelligible { .. } => Self::coded(ErrorCode::InconsistentGroupProtocol, error.to_string()),
+            GroupError::Closed => Self::local(LocalCode::Interrupted, error.to_string()),
+        }
+    }
+}
+
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let count = error.faults.len();
@@ -318,6 +333,8 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         E::ShuttingDown => "start the broker again, or name another one with --address",
         E::OutcomeUnknown => "it may be there: look before sending it again, which may double it",
         E::FormatTooNew => "use the version that wrote the data directory, or a newer one",
+        E::GroupIdNotFound => "see the groups with: coulee group list",
+        E::NonEmptyGroup => "stop the group's members first",
         E::ThrottlingQuotaExceeded => "send more slowly",
         E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed | E::GroupAuthorizationFailed => {
             "ask whoever runs the broker for the right"

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use coulee_client::Start;
+use coulee_server::config::parse_duration;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
@@ -26,6 +27,38 @@ impl FromStr for OffsetFrom {
             },
         };
         Ok(Self(start))
+    }
+}
+
+/// Where a group is moved to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SeekTo {
+    /// A place in each partition.
+    Place(Start),
+    /// The first record of this long ago, in milliseconds.
+    Ago(u64),
+}
+
+impl SeekTo {
+    /// The place, as of now.
+    pub(crate) fn at(self, now_ms: u64) -> Start {
+        match self {
+            Self::Place(place) => place,
+            Self::Ago(ago_ms) => Start::Time(now_ms.saturating_sub(ago_ms)),
+        }
+    }
+}
+
+impl FromStr for SeekTo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(ago) = text.strip_prefix('-') {
+            let ago = parse_duration(ago).and_then(|ago| u64::try_from(ago.as_millis()).ok());
+            return ago.map(Self::Ago).ok_or_else(|| format!("{text:?} is no duration, expected -30m, -1h, -7d"));
+        }
+        let place = OffsetFrom::from_str(text).map(|from| Self::Place(from.0));
+        place.map_err(|error| error.replace(" or @time", ", @time or -duration"))
     }
 }
 
@@ -70,6 +103,16 @@ mod tests {
         for (text, start) in table {
             assert_eq!(text.parse(), Ok(OffsetFrom(start)), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_group_can_be_moved_by_a_duration_too() {
+        assert_eq!("-1h".parse(), Ok(SeekTo::Ago(3_600_000)));
+        assert_eq!("-1h".parse::<SeekTo>().unwrap().at(3_600_001), Start::Time(1));
+        assert_eq!("@7".parse::<SeekTo>().unwrap().at(99), Start::Time(7));
+        assert_eq!("end".parse(), Ok(SeekTo::Place(Start::End)));
+        assert!("-1".parse::<SeekTo>().is_err_and(|error| error.contains("is no duration")));
+        assert_eq!("begin".parse::<SeekTo>(), Err("expected start, end, an offset, @time or -duration".into()));
     }
 
     #[test]

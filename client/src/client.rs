@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::connection::{Connection, Failure, Greeting};
 use crate::consumer::ConsumerBuilder;
 use crate::error::{AdminError, ConnectError, Refusal};
+use crate::group::GroupBuilder;
 use crate::producer::ProducerBuilder;
 use crate::retry;
 use crate::topic::Topic;
@@ -204,6 +205,12 @@ impl Client {
     #[must_use]
     pub fn consumer(&self, topic: impl Into<String>) -> ConsumerBuilder {
         ConsumerBuilder::new(self.clone(), topic.into())
+    }
+
+    /// A member of the consumer group of this name, still to be configured.
+    #[must_use]
+    pub fn group(&self, group: impl Into<String>) -> GroupBuilder {
+        GroupBuilder::new(self.clone(), group.into())
     }
 
     /// The id of the cluster.

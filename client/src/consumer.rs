@@ -121,14 +121,20 @@ impl ConsumerBuilder {
         }
         let offsets = self.offsets(&partitions).await?;
         let cursors = offsets.into_iter().map(|(partition, at)| (partition, Cursor::new(partition, at))).collect();
-        Ok(Consumer {
+        Ok(Consumer { cursors, ..self.bare() })
+    }
+
+    /// A consumer that reads nothing until it is told to.
+    pub(crate) fn bare(self) -> Consumer {
+        Consumer {
             options: self,
-            cursors,
+            cursors: BTreeMap::new(),
+            assigned: 0,
             fetches: JoinSet::new(),
             shards: BTreeMap::new(),
             ready: VecDeque::new(),
             rounds: 0,
-        })
+        }
     }
 
     /// Where each partition begins.
@@ -171,6 +177,8 @@ impl std::error::Error for NotAssigned {}
 pub struct Consumer {
     options: ConsumerBuilder,
     cursors: BTreeMap<u32, Cursor>,
+    /// Partitions that were assigned later: each is told from an earlier life of itself.
+    assigned: u64,
     fetches: JoinSet<Fetch>,
     shards: BTreeMap<ShardId, Shard>,
     ready: VecDeque<Ready>,
@@ -261,6 +269,21 @@ impl Consumer {
                 return Ok(None);
             }
         }
+    }
+
+    /// Reads a partition too, from `position` on.
+    pub(crate) fn assign(&mut self, partition: u32, position: u64) {
+        self.assigned += 1;
+        // What was fetched for it before it was unassigned has a generation below this.
+        let generation = self.assigned << 32;
+        let mut cursor = Cursor::new(partition, position);
+        cursor.generation = generation;
+        self.cursors.insert(partition, cursor);
+    }
+
+    /// Reads a partition no longer. What was fetched and not yet polled is dropped.
+    pub(crate) fn unassign(&mut self, partition: u32) {
+        self.cursors.remove(&partition);
     }
 
     /// Goes on at `offset`. What was fetched and not yet polled is dropped.

@@ -82,10 +82,31 @@
 //! # }
 //! ```
 //!
+//! # Consumer groups
+//!
+//! A [`GroupConsumer`] shares topics with the other members of its group, and goes on where the group has committed:
+//!
+//! ```no_run
+//! # use coulee_client::{Client, OffsetReset};
+//! # async fn run(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut consumer = client.group("billing").topic("orders").offset_reset(OffsetReset::Earliest).join();
+//! for _ in 0..100 {
+//!     let Some(mut polled) = consumer.poll().await? else { continue };
+//!     for record in polled.batch.records()? {
+//!         println!("{} {}: {:?}", polled.topic, record.offset, record.value);
+//!     }
+//!     consumer.commit().await?;
+//! }
+//! consumer.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Administration
 //!
 //! [`Client::create_topic`], [`Client::delete_topic`], [`Client::alter_topic`], [`Client::describe_topic`],
-//! [`Client::topics`], [`Client::list_offsets`], [`Client::stats`] and [`Client::describe_broker`].
+//! [`Client::topics`], [`Client::list_offsets`], [`Client::groups`], [`Client::describe_group`],
+//! [`Client::committed_offsets`], [`Client::stats`] and [`Client::describe_broker`].
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -94,6 +115,7 @@ mod client;
 mod connection;
 mod consumer;
 mod error;
+mod group;
 pub mod limits;
 mod producer;
 mod retry;
@@ -117,6 +139,9 @@ pub use consumer::{Consumer, ConsumerBuilder, NotAssigned, Start};
 pub use error::{
     AdminError, BatchFault, ConnectError, ConsumeError, DeliveryError, HelloFault, Refusal, SendError, Violation,
 };
+pub use group::admin::{CommittedOffset, GroupDescription, GroupMember, GroupState, GroupSummary};
+pub use group::assignor::Assignor;
+pub use group::{GroupBatch, GroupBuilder, GroupConsumer, GroupError, OffsetReset, Rebalance};
 pub use producer::fate::{Delivered, Delivery};
 pub use producer::{Acks, Producer, ProducerBuilder, Record};
 pub use topic::{Partition, Topic};

@@ -67,6 +67,9 @@ pub(crate) fn passes_by_itself(code: ErrorCode) -> bool {
         Code::LeaderNotAvailable
             | Code::NotLeaderOrFollower
             | Code::NotController
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
             | Code::ReplicaNotAvailable
             | Code::OffsetNotAvailable
             | Code::ThrottlingQuotaExceeded

@@ -5,6 +5,7 @@
 //! of them have the same view.
 
 use crate::config::{ConfigError, TopicConfig, known_key};
+use crate::groups::{OFFSETS_PARTITIONS, OFFSETS_TOPIC, OFFSETS_TOPIC_ID};
 use crate::limits::SHARD_PARTITIONS_MAX;
 use crate::log::segment::Owner;
 use crate::placement::Slot;
@@ -28,6 +29,10 @@ pub const CATALOG_UID: PartitionUid = PartitionUid(1);
 pub const FIRST_UID: PartitionUid = PartitionUid(2);
 /// Partitions of a topic where the request names no number.
 pub const PARTITIONS_DEFAULT: u32 = 1;
+
+/// How the topic of committed offsets is set. Its coordinators let whole segments go, so these are small; a group with
+/// all that its members have told is one record.
+const OFFSETS_SETTINGS: [(&str, &str); 2] = [("max.message.bytes", "8388608"), ("segment.bytes", "1048576")];
 
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +85,8 @@ pub enum Change {
         /// Partitions after the change; 0 for as many as there are.
         partitions: u32,
     },
+    /// Make the topic of committed offsets.
+    CreateOffsets,
     /// Delete a topic.
     Delete {
         /// Its name.
@@ -249,6 +256,11 @@ impl Catalog {
         self.topics.get(&id)
     }
 
+    /// The ids of all topics.
+    pub fn topic_ids(&self) -> impl Iterator<Item = TopicId> + '_ {
+        self.topics.keys().copied()
+    }
+
     /// All topics, by name.
     pub fn topics(&self) -> impl Iterator<Item = &Topic> {
         self.names.values().filter_map(|id| self.topics.get(id))
@@ -310,6 +322,21 @@ impl Catalog {
             }
             Change::Alter { name, set, removed, partitions } => {
                 self.plan_alter(&name, set, &removed, partitions, shards)
+            }
+            Change::CreateOffsets => {
+                if self.topics.contains_key(&OFFSETS_TOPIC_ID) {
+                    return Err(ChangeError::Exists);
+                }
+                let mut settings: Settings =
+                    OFFSETS_SETTINGS.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+                settings.sort();
+                let partitions = self.new_partitions(0, OFFSETS_PARTITIONS, shards)?;
+                Ok(CatalogRecord::Created {
+                    topic_id: OFFSETS_TOPIC_ID,
+                    name: OFFSETS_TOPIC.into(),
+                    settings,
+                    partitions,
+                })
             }
             Change::Delete { name } => Ok(CatalogRecord::Deleted { topic_id: self.users_topic(&name)?.id }),
         }
@@ -513,6 +540,24 @@ mod tests {
             (Change::Delete { name: "b".into() }, ErrorCode::UnknownTopicOrPartition),
         ] {
             assert_eq!(carry_out(&mut catalog, change.clone()).unwrap_err().code(), code, "{change:?}");
+        }
+        assert_eq!(catalog, before);
+    }
+
+    #[test]
+    fn the_topic_of_committed_offsets_is_made_once_and_is_nobodys_to_change() {
+        let mut catalog = Catalog::default();
+        carry_out(&mut catalog, Change::CreateOffsets).unwrap();
+        let topic = catalog.topic(OFFSETS_TOPIC).unwrap();
+        assert_eq!((topic.id, topic.partitions.len()), (OFFSETS_TOPIC_ID, 50));
+        assert_eq!(topic.config.batch_bytes_max, coulee_protocol::limits::BATCH_BYTES_MAX);
+        let before = catalog.clone();
+        for (change, error) in [
+            (Change::CreateOffsets, ChangeError::Exists),
+            (Change::Delete { name: OFFSETS_TOPIC.into() }, ChangeError::Internal),
+            (alter(OFFSETS_TOPIC, 51, &[], &[]), ChangeError::Internal),
+        ] {
+            assert_eq!(carry_out(&mut catalog, change), Err(error));
         }
         assert_eq!(catalog, before);
     }

@@ -12,6 +12,7 @@
 use crate::block::Block;
 use crate::catalog::record::CatalogRecord;
 use crate::catalog::{Applied, CATALOG_UID, Catalog, Change, ChangeError, ReplayError};
+use crate::groups::{OFFSETS_TOPIC_ID, partition_of};
 use crate::limits::{CATALOG_CHANGES_WAITING_MAX, READ_BYTES, SHARD_PARTITIONS_MAX};
 use crate::log::Incoming;
 use crate::log::reader::ReadError;
@@ -19,6 +20,7 @@ use crate::log::recovery::RecoveryError;
 use crate::partition::{Acks, ProduceError};
 use crate::shard::fetches::{FetchError, FetchPart, FetchSpec, FetchedPart};
 use crate::shard::{Command, Now, Opened, Order, Produced, RequestId};
+use coulee_protocol::api::topics::is_internal;
 use coulee_protocol::batch::{BatchHeader, HEADER_BYTES};
 use coulee_protocol::columns::builder::{BatchBuilder, NewRecord};
 use coulee_protocol::columns::{Columns, Scratch};
@@ -509,6 +511,36 @@ impl View {
     #[must_use]
     pub const fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// The shard that coordinates a group of this name, among `shards`; `None` where the topic of committed offsets is
+    /// still to be made.
+    ///
+    /// # Errors
+    /// Why the coordinator cannot be asked now.
+    pub fn coordinator(&self, group: &str, shards: u16) -> Result<Option<ShardId>, ErrorCode> {
+        let Some(topic) = self.catalog.topic_by_id(OFFSETS_TOPIC_ID) else {
+            return if self.settled { Ok(None) } else { Err(ErrorCode::Recovering) };
+        };
+        let placed = topic.partitions[partition_of(group) as usize];
+        match self.state(placed.uid) {
+            // One that takes no records still knows what was committed.
+            Ok(_) | Err(ErrorCode::PartitionOffline) => Ok(Some(placed.slot.shard(shards))),
+            Err(ErrorCode::Recovering) => Err(ErrorCode::CoordinatorLoadInProgress),
+            Err(code) => Err(code),
+        }
+    }
+
+    /// The shard that a client's records for a partition go to, among `shards`; `None` where nobody knows it.
+    ///
+    /// # Errors
+    /// INVALID_TOPIC_EXCEPTION: the topic is the broker's own.
+    pub fn writable(&self, uid: PartitionUid, shards: u16) -> Result<Option<ShardId>, ErrorCode> {
+        let Some((topic, number)) = self.catalog.partition(uid) else { return Ok(None) };
+        if is_internal(&topic.name) {
+            return Err(ErrorCode::InvalidTopicException);
+        }
+        Ok(Some(topic.partitions[number as usize].slot.shard(shards)))
     }
 
     /// Whether every partition has been opened, or could not be.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod controller;
 pub mod disk;
 pub mod executor;
+pub mod groups;
 pub mod limits;
 pub mod log;
 pub mod meta;

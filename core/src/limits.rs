@@ -60,6 +60,28 @@ pub const OPEN_SEALED_FILES_MAX: usize = 1_024;
 /// Commands that a shard takes in one cycle.
 pub const CYCLE_COMMANDS_MAX: usize = 4_096;
 
+/// Groups of one partition of the offsets topic.
+pub const GROUPS_MAX: usize = 200_000;
+/// Members of one group.
+pub const GROUP_MEMBERS_MAX: usize = 5_000;
+/// Bytes that all members of one group have told, and those that they have been assigned: both go into one record.
+pub const GROUP_BYTES_MAX: usize = 3 << 20;
+/// Partitions that one group has committed offsets of.
+pub const GROUP_OFFSETS_MAX: usize = 100_000;
+/// How often committed offsets are looked through for old ones, in milliseconds (Kafka's
+/// `offsets.retention.check.interval.ms`).
+pub const GROUP_SWEEP_INTERVAL_MS: u64 = 600_000;
+/// Groups that are looked through at a time.
+pub const GROUP_SWEEP_MAX: usize = 512;
+/// Records that a coordinator's log has at least before a snapshot is worth its while.
+pub const SNAPSHOT_RECORDS_MIN: usize = 16_384;
+/// How long after a snapshot that failed the next is tried, in milliseconds.
+pub const SNAPSHOT_RETRY_MS: u64 = 10_000;
+/// Bytes of one batch of a snapshot, about.
+pub const BATCH_BYTES_FOR_SNAPSHOT: usize = 256 << 10;
+/// What a batch has beside the bytes of its records, at most, as far as a coordinator's records go.
+pub const BATCH_OVERHEAD_BYTES: usize = 1_024;
+
 /// Frames up to this size have a reserve of their own in the budget.
 pub const SMALL_FRAME_BYTES: usize = 16 << 10;
 /// Leader epochs that may begin in one segment: what the footer's block can hold.
@@ -75,5 +97,7 @@ const _: () = assert!(LARGE_BATCH_BYTES + HEADER_PAGE_BYTES + SEGMENT_END_BYTES 
 const _: () = assert!(UNSYNCED_BYTES_MAX >= WRITES_IN_FLIGHT_MAX * WRITE_BYTES_MAX);
 const _: () = assert!(UNSYNCED_BYTES_MAX >= 2 * FRAME_BYTES_MAX);
 const _: () = assert!(BLOCK_BYTES.is_multiple_of(BATCH_ALIGN) && TAIL_BLOCK_BYTES.is_multiple_of(BLOCK_BYTES));
+// What members have told and what they are assigned fit one record, with room for names.
+const _: () = assert!(2 * GROUP_BYTES_MAX + (1 << 20) <= BATCH_BYTES_MAX);
 // Every segment size is whole blocks, so that direct I/O covers it.
 const _: () = assert!(SEGMENT_SIZES[0].is_multiple_of(BLOCK_BYTES as u32) && SEGMENT_SIZES[3].is_multiple_of(1 << 20));

@@ -11,6 +11,8 @@ use crate::block::BlockPool;
 use crate::checkpoint::{self, PartitionCheckpoint};
 use crate::config::TopicConfig;
 use crate::disk::{Disk, DiskError};
+use crate::groups::request::Listed as ListedGroup;
+use crate::groups::{Answer as GroupAnswer, GroupRequest, Options as GroupOptions};
 use crate::limits::SHARD_PARTITIONS_MAX;
 use crate::log::appender::{Mark, WriteId};
 use crate::log::reader::{Batches, ReadError, TimedOffset};
@@ -19,8 +21,9 @@ use crate::log::segment::{Owner, SegmentSize};
 use crate::log::{Incoming, Log, NewSegment, RetiredFile};
 use crate::partition::{Acks, Partition, ProduceError};
 use crate::pool::{self, ReadyFile, SegmentPool};
+use coordinators::Coordinators;
 use coulee_protocol::error::ErrorCode;
-use coulee_protocol::ids::{LeaderEpoch, Offset, PartitionUid, Timestamp};
+use coulee_protocol::ids::{LeaderEpoch, Offset, PartitionUid, Timestamp, TopicId};
 use fetches::{FetchSpec, FetchedPart, Fetches};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,6 +34,7 @@ pub mod acks;
 mod background;
 pub mod budget;
 mod commit;
+mod coordinators;
 pub mod fetches;
 
 /// Names a request; whoever sent the command knows it again in the effect.
@@ -76,6 +80,14 @@ pub enum Command {
     Hurry(RequestId),
     /// Look an offset up.
     ListOffsets(RequestId, PartitionUid, OffsetQuery),
+    /// Ask a group's coordinator.
+    Group(RequestId, Box<GroupRequest>),
+    /// List the groups of this shard's coordinators.
+    ListGroups(RequestId),
+    /// The catalog has been read: these are all topics.
+    Topics(BTreeSet<TopicId>),
+    /// A topic is gone.
+    TopicDeleted(TopicId),
     /// Take no more produces, make everything durable, write a clean checkpoint.
     Stop,
 }
@@ -192,6 +204,10 @@ pub enum Effect {
     Fetched(RequestId, Vec<FetchedPart>),
     /// The answer to a look-up.
     Listed(RequestId, Listed),
+    /// The answer of a group's coordinator.
+    Group(RequestId, GroupAnswer),
+    /// The groups of this shard's coordinators, or why they cannot be told.
+    Groups(RequestId, Result<Vec<ListedGroup>, ErrorCode>),
     /// Everything is durable and the checkpoint is clean.
     Stopped,
 }
@@ -369,6 +385,7 @@ pub struct Shard<D: Disk> {
     removals: Vec<Removal<D::File>>,
     segments: SegmentPool<D::File>,
     checkpoints: Checkpoints,
+    coordinators: Coordinators,
     stopping: Stopping,
     effects: VecDeque<Effect>,
     counters: Counters,
@@ -418,11 +435,17 @@ impl<D: Disk> Shard<D> {
             removals: Vec::new(),
             segments,
             checkpoints: Checkpoints { sequence, stored: sequence, unopened, ..Checkpoints::default() },
+            coordinators: Coordinators::default(),
             stopping: Stopping::No,
             effects: VecDeque::new(),
             counters: Counters::default(),
             now: Now::default(),
         })
+    }
+
+    /// What consumer groups are allowed, other than by default; before any partition is opened.
+    pub const fn allow_groups(&mut self, options: GroupOptions) {
+        self.coordinators.allow(options);
     }
 
     /// Counts since start.
@@ -459,6 +482,7 @@ impl<D: Disk> Shard<D> {
 
     /// What the shard has done to the world since this was last asked.
     pub fn take_effects(&mut self) -> VecDeque<Effect> {
+        self.keep_own_effects();
         std::mem::take(&mut self.effects)
     }
 
@@ -491,6 +515,10 @@ impl<D: Disk> Shard<D> {
             Command::Fetch(request, spec) => self.fetch(request, spec),
             Command::Hurry(request) => self.hurry(request),
             Command::ListOffsets(request, uid, query) => self.list_offsets(request, uid, query),
+            Command::Group(request, asked) => self.ask_group(request, *asked),
+            Command::ListGroups(request) => self.list_groups(request),
+            Command::Topics(topics) => self.tell_topics(topics),
+            Command::TopicDeleted(topic) => self.tell_topic_deleted(topic),
             Command::Stop => {
                 if self.stopping == Stopping::No {
                     self.stopping = Stopping::Draining;
@@ -627,6 +655,7 @@ impl<D: Disk> Shard<D> {
     pub fn cycle(&mut self, now: Now, context: &mut Context<'_>) -> bool {
         self.now = now;
         let mut worked = self.reap(context);
+        worked |= self.coordinate();
         worked |= self.feed_starved();
         worked |= self.submit_writes();
         worked |= self.start_sync();
@@ -636,7 +665,8 @@ impl<D: Disk> Shard<D> {
         worked |= self.stop();
         // What was just begun is submitted by being polled once.
         worked |= self.reap(context);
-        worked | self.background(context, worked)
+        worked |= self.background(context, worked);
+        worked | self.coordinate()
     }
 
     /// When the shard wants its next cycle if nothing happens before.
@@ -644,7 +674,8 @@ impl<D: Disk> Shard<D> {
     pub fn deadline_ms(&self) -> Option<u64> {
         let checkpoint = self.checkpoint_deadline_ms();
         let segment = self.segments.deadline_ms().filter(|_| self.stopping == Stopping::No);
-        self.fetches.deadline_ms().into_iter().chain(checkpoint).chain(segment).min()
+        let group = self.coordinators.deadline_ms();
+        self.fetches.deadline_ms().into_iter().chain(checkpoint).chain(segment).chain(group).min()
     }
 
     fn reap(&mut self, context: &mut Context<'_>) -> bool {
@@ -717,6 +748,7 @@ impl<D: Disk> Shard<D> {
             report,
         };
         self.checkpoints.unopened.remove(&uid);
+        self.begin_coordinator(&log.owner().clone(), log.log_start());
         self.partitions.insert(uid, Partition::new(log, config));
         // Both copies must know the new epoch, and neither may still call the log clean.
         let sequence = self.checkpoints.sequence + 2;

@@ -38,8 +38,11 @@ pub mod body;
 pub mod broker;
 pub mod error_body;
 pub mod fetch;
+pub mod groups;
 pub mod list_offsets;
+pub mod members;
 pub mod metadata;
+pub mod offsets;
 pub mod produce;
 #[cfg(test)]
 pub(crate) mod seeded;
@@ -76,6 +79,8 @@ pub enum Resource {
     Cluster,
     /// Each topic that the request names, or whose partitions it names.
     Topic,
+    /// The consumer group that the request names.
+    Group,
 }
 
 /// One row of the table of APIs.
@@ -140,6 +145,28 @@ apis! {
     20 Stats 1..=1 Describe Cluster
     /// The broker's effective configuration.
     21 DescribeBroker 1..=1 DescribeConfigs Cluster
+    /// Which shard coordinates a consumer group.
+    30 FindCoordinator 1..=1 Describe Group
+    /// Becomes or stays a member of a group; answered when all have joined.
+    31 JoinGroup 1..=1 Read Group
+    /// Hands out or gets an assignment.
+    32 SyncGroup 1..=1 Read Group
+    /// Stays a member.
+    33 Heartbeat 1..=1 Read Group
+    /// Is a member no longer.
+    34 LeaveGroup 1..=1 Read Group
+    /// Keeps offsets of a group; needs to be allowed to read their topics, too.
+    35 OffsetCommit 1..=1 Read Group
+    /// Tells committed offsets.
+    36 OffsetFetch 1..=1 Describe Group
+    /// All groups.
+    37 ListGroups 1..=1 Describe Cluster
+    /// A group and its members.
+    38 DescribeGroup 1..=1 Describe Group
+    /// Forgets a group and its offsets.
+    39 DeleteGroup 1..=1 Delete Group
+    /// Forgets some offsets of a group.
+    40 OffsetDelete 1..=1 Delete Group
 }
 
 impl ApiKey {
@@ -238,6 +265,17 @@ mod tests {
             (13, "DescribeTopic"),
             (20, "Stats"),
             (21, "DescribeBroker"),
+            (30, "FindCoordinator"),
+            (31, "JoinGroup"),
+            (32, "SyncGroup"),
+            (33, "Heartbeat"),
+            (34, "LeaveGroup"),
+            (35, "OffsetCommit"),
+            (36, "OffsetFetch"),
+            (37, "ListGroups"),
+            (38, "DescribeGroup"),
+            (39, "DeleteGroup"),
+            (40, "OffsetDelete"),
         ];
         assert_eq!(keys, expected);
     }

@@ -11,6 +11,7 @@
 //! | [`batch`] | the 128-byte record batch header |
 //! | [`columns`] | the columnar payload: builder, validation, zero-copy reader |
 //! | [`compression`] | lz4 and zstd over data columns |
+//! | [`kafka`] | Kafka's own schemas, where its bytes are kept or passed on |
 //! | [`partitioner`] | Kafka's murmur2: which partition a key belongs to |
 //!
 //! Every decoder in this crate is total: whatever the bytes, it returns a value or a typed error, never panics and
@@ -25,5 +26,6 @@ pub mod error;
 pub mod frame;
 pub mod hello;
 pub mod ids;
+pub mod kafka;
 pub mod limits;
 pub mod partitioner;

@@ -24,6 +24,18 @@ pub const TOPIC_PARTITIONS_MAX: u32 = 10_000;
 pub const CONFIG_ENTRIES_MAX: usize = 256;
 /// Topics that one request may name.
 pub const REQUEST_TOPICS_MAX: usize = 10_000;
+/// The name of a group, of a static member, of a client, of an assignment protocol.
+pub const GROUP_NAME_BYTES_MAX: usize = 255;
+/// Members that one request may name.
+pub const GROUP_MEMBERS_MAX: usize = 5_000;
+/// Assignment protocols that one member may know.
+pub const GROUP_PROTOCOLS_MAX: usize = 16;
+/// The longest that a group may be told to wait for a member: a day.
+pub const REBALANCE_TIMEOUT_MS_MAX: u32 = 86_400_000;
+/// Partitions whose offsets one request may commit, fetch or delete.
+pub const OFFSET_PARTITIONS_MAX: usize = 100_000;
+/// The greatest offset that can be committed.
+pub const OFFSETS_MAX: u64 = i64::MAX as u64;
 
 const _: () = assert!(BATCH_BYTES_DEFAULT_MAX <= BATCH_BYTES_MAX);
 // A frame can always carry one batch of the largest size and its body.

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 
 use coulee_protocol::api::error_body::ErrorBody;
 use coulee_protocol::api::stats::{Counter, Histogram};
-use coulee_protocol::api::{APIS, Body, broker, decode, encode, fetch, list_offsets, metadata, produce, stats, topics};
+use coulee_protocol::api::{
+    APIS, Body, broker, decode, encode, fetch, groups, list_offsets, members, metadata, offsets, produce, stats, topics,
+};
 use coulee_protocol::error::ErrorCode;
 use coulee_protocol::frame::{FLAG_RESPONSE, FrameHeader};
 use coulee_protocol::hello::{ApiRange, HelloRequest, HelloResponse};
@@ -298,6 +300,116 @@ fn add_operations(golden: &mut Golden) {
     golden.body("error_body", &error);
 }
 
+fn add_members(golden: &mut Golden) {
+    use members::v1::*;
+    golden.body("find_coordinator_request_v1", &FindRequest { group: text("billing") });
+    let host = text("127.0.0.1");
+    let found = FindResponse { partition: 49, shard: 0x0102, broker_id: 0x0304_0506, host, port: 7700 };
+    golden.body("find_coordinator_response_v1", &found);
+    let protocol = |name: &str, metadata: &str| Protocol { name: text(name), metadata: text(metadata) };
+    let join = JoinRequest {
+        group: text("billing"),
+        member_id: text("app-1"),
+        instance_id: text("node-1"),
+        client_id: text("app"),
+        session_timeout_ms: 45_000,
+        rebalance_timeout_ms: 300_000,
+        protocol_type: text("consumer"),
+        protocols: vec![protocol("cooperative-sticky", "abc"), protocol("range", "")],
+    };
+    golden.body("join_group_request_v1", &join);
+    let member = |id: &str, instance: &str| JoinedMember {
+        member_id: text(id),
+        instance_id: text(instance),
+        metadata: text("abc"),
+    };
+    let joined = JoinResponse {
+        error: 0,
+        generation: 0x0102_0304,
+        protocol: text("range"),
+        leader: text("app-1"),
+        member_id: text("app-1"),
+        flags: FLAG_SKIP_ASSIGNMENT,
+        protocol_type: text("consumer"),
+        members: vec![member("app-1", "node-1"), member("app-2", "")],
+    };
+    golden.body("join_group_response_v1", &joined);
+    let member_id = text("app-1");
+    golden.body("join_group_response_v1_id_required", &JoinResponse { error: 79, member_id, ..Default::default() });
+    let assignments = vec![MemberAssignment { member_id: text("app-1"), assignment: text("xyz") }];
+    let (group, member_id, instance_id) = (text("billing"), text("app-1"), text("node-1"));
+    let (protocol_type, protocol) = (text("consumer"), text("range"));
+    let sync = SyncRequest { group, generation: 7, member_id, instance_id, protocol_type, protocol, assignments };
+    golden.body("sync_group_request_v1", &sync);
+    let SyncRequest { group, member_id, instance_id, protocol_type, protocol, .. } = sync;
+    golden.body("sync_group_response_v1", &SyncResponse { protocol_type, protocol, assignment: text("xyz") });
+    golden.body("heartbeat_request_v1", &HeartbeatRequest { group, generation: 7, member_id, instance_id });
+    golden.body("heartbeat_response_v1", &HeartbeatResponse { flags: 0 });
+    let (member_id, instance_id) = (text("app-1"), text("node-1"));
+    let leaving = Leaving { member_id: member_id.clone(), instance_id: instance_id.clone() };
+    golden.body("leave_group_request_v1", &LeaveRequest { group: text("billing"), members: vec![leaving] });
+    let left = Left { member_id, instance_id, error: 25 };
+    golden.body("leave_group_response_v1", &LeaveResponse { members: vec![left] });
+}
+
+fn add_offsets(golden: &mut Golden) {
+    use offsets::v1::*;
+    let (group, name) = (text("billing"), text("orders"));
+    let (offset, leader_epoch) = (0x0102_0304_0506_0708, 0x090a_0b0c);
+    let partition = CommitPartition { index: 3, offset, leader_epoch, metadata: text("here") };
+    let bare = CommitPartition { index: 4, offset: 0, leader_epoch: NO_LEADER_EPOCH, metadata: text("") };
+    let topics = vec![CommitTopic { name: name.clone(), partitions: vec![partition, bare] }];
+    let (member_id, instance_id) = (text("app-1"), text("node-1"));
+    golden.body(
+        "offset_commit_request_v1",
+        &CommitRequest { group: group.clone(), generation: 7, member_id, instance_id, topics },
+    );
+    let partitions = vec![PartitionResult { index: 3, error: 0 }, PartitionResult { index: 4, error: 12 }];
+    let topics = vec![TopicResults { name: name.clone(), partitions }];
+    golden.body("offset_commit_response_v1", &ResultsResponse { topics: topics.clone() });
+    golden.body("offset_delete_response_v1", &ResultsResponse { topics });
+    let topics = vec![TopicPartitions { name: name.clone(), partitions: vec![3, 4] }];
+    golden.body("offset_delete_request_v1", &DeleteRequest { group: group.clone(), topics: topics.clone() });
+    golden.body("offset_fetch_request_v1", &FetchRequest { group: group.clone(), topics, flags: 0 });
+    golden.body("offset_fetch_request_v1_all", &FetchRequest { group, topics: vec![], flags: FLAG_ALL });
+    let commit_timestamp = 1_700_000_000_000;
+    let found = PartitionOffset { index: 3, offset, leader_epoch, metadata: text("here"), commit_timestamp };
+    let none = PartitionOffset { index: 4, offset: NO_OFFSET, leader_epoch: -1, commit_timestamp: -1, ..found.clone() };
+    let none = PartitionOffset { metadata: text(""), ..none };
+    let topics = vec![TopicOffsets { name, partitions: vec![found, none] }];
+    golden.body("offset_fetch_response_v1", &FetchResponse { topics });
+}
+
+fn add_groups(golden: &mut Golden) {
+    use groups::v1::*;
+    let group = text("billing");
+    golden.body("list_groups_request_v1", &ListRequest { flags: 0 });
+    let listed = ListedGroup { group: group.clone(), protocol_type: text("consumer"), state: 3, members: 0x0102_0304 };
+    let bare = ListedGroup { group: text("tool"), ..Default::default() };
+    golden.body("list_groups_response_v1", &ListResponse { groups: vec![listed, bare] });
+    golden.body("describe_group_request_v1", &DescribeRequest { group: group.clone() });
+    let member = DescribedMember {
+        member_id: text("app-1"),
+        instance_id: text("node-1"),
+        client_id: text("app"),
+        client_host: text("/127.0.0.1"),
+        metadata: text("abc"),
+        assignment: text("xyz"),
+    };
+    let described = DescribeResponse {
+        state: 3,
+        generation: 7,
+        protocol_type: text("consumer"),
+        protocol: text("range"),
+        leader: text("app-1"),
+        partition: 0x0102,
+        members: vec![member],
+    };
+    golden.body("describe_group_response_v1", &described);
+    golden.body("delete_group_request_v1", &DeleteRequest { group, flags: FLAG_VALIDATE_ONLY });
+    golden.body("delete_group_response_v1", &DeleteResponse { flags: 0 });
+}
+
 #[test]
 fn golden_files_hold_what_is_encoded_today() {
     let mut golden = Golden::default();
@@ -307,6 +419,9 @@ fn golden_files_hold_what_is_encoded_today() {
     add_data(&mut golden);
     add_topics(&mut golden);
     add_operations(&mut golden);
+    add_members(&mut golden);
+    add_offsets(&mut golden);
+    add_groups(&mut golden);
     golden.check();
 }
 
@@ -375,7 +490,9 @@ fn document_lists_every_counter_and_histogram() {
 fn document_gives_the_layout_of_every_archive() {
     let document = document();
     let mut archives = 0;
-    for module in ["metadata", "produce", "fetch", "list_offsets", "topics", "stats", "broker", "error_body"] {
+    let data = ["metadata", "produce", "fetch", "list_offsets", "topics"];
+    let operations = ["stats", "broker", "members", "offsets", "groups", "error_body"];
+    for module in data.into_iter().chain(operations) {
         let source = fs::read_to_string(root().join(format!("protocol/src/api/{module}.rs"))).unwrap();
         for block in source.split("archived! {").skip(1) {
             let declaration = block.split_once("pub struct ").unwrap().1;
@@ -397,5 +514,5 @@ fn document_gives_the_layout_of_every_archive() {
             archives += 1;
         }
     }
-    assert_eq!(archives, 38, "archives found in the sources");
+    assert_eq!(archives, 73, "archives found in the sources");
 }

@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use coulee_core::groups::Options as GroupOptions;
 use coulee_protocol::api::broker::Origin;
 use coulee_protocol::limits::FRAME_BYTES_MAX;
 
@@ -33,6 +34,10 @@ pub const MEMORY_SHARD_BYTES_MIN: u64 = 2 * FRAME_BYTES_MAX as u64;
 pub const SHARD_BYTES_MAX: u64 = 1 << 40;
 /// Connections, at most.
 pub const CONNECTIONS_MAX: u32 = 1_000_000;
+/// The longest wait for the first members of a group.
+const GROUP_DELAY_MAX: Duration = Duration::from_secs(300);
+/// The longest that unused offsets are kept.
+const OFFSETS_RETENTION_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 /// The longest time that a drain may take.
 pub const GRACE_MAX: Duration = Duration::from_secs(3_600);
 
@@ -115,6 +120,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How long a drain lets requests in flight finish.
     pub shutdown_grace: Duration,
+    /// How long the first members of an empty group are waited for.
+    pub group_initial_delay: Duration,
+    /// How long a committed offset that nobody uses is kept.
+    pub offsets_retention: Duration,
     /// Connections of all listeners together.
     pub connections_max: u32,
     /// Where the values come from that are no defaults.
@@ -175,6 +184,17 @@ impl Config {
         KEYS.iter().map(entry).collect()
     }
 
+    /// What consumer groups are allowed.
+    #[must_use]
+    pub fn group_options(&self) -> GroupOptions {
+        GroupOptions {
+            // Both are bounded above, to days and years.
+            initial_delay_ms: self.group_initial_delay.as_millis() as u32,
+            retention_ms: self.offsets_retention.as_millis() as i64,
+            ..GroupOptions::default()
+        }
+    }
+
     /// The CPU that a shard is pinned to.
     #[must_use]
     pub fn cpu_of(&self, shard: u16) -> u16 {
@@ -186,11 +206,13 @@ impl Config {
         match key {
             Key::Cpus => cpus_text(&self.cpus),
             Key::DataDir => self.data_dir.display().to_string(),
+            Key::GroupInitialRebalanceDelay => duration_text(self.group_initial_delay),
             Key::LimitsConnections => self.connections_max.to_string(),
             Key::LogFormat => self.log_format.to_string(),
             Key::LogLevel => self.log_level.to_string(),
             Key::MemoryShard => bytes_text(self.memory_shard_bytes),
             Key::NativeListen => self.native_listen.to_string(),
+            Key::OffsetsRetention => duration_text(self.offsets_retention),
             Key::PoolBytes => bytes_text(self.pool_bytes),
             Key::Shards => self.shards.to_string(),
             Key::ShutdownGrace => duration_text(self.shutdown_grace),
@@ -223,6 +245,8 @@ struct Draft {
     log_level: Option<LogLevel>,
     log_format: Option<LogFormat>,
     shutdown_grace: Option<Duration>,
+    group_initial_delay: Option<Duration>,
+    offsets_retention: Option<Duration>,
     connections_max: Option<u32>,
     places: BTreeMap<Key, Place>,
 }
@@ -243,6 +267,13 @@ impl Draft {
             Key::NativeListen => take(&mut self.native_listen, address(&value)),
             Key::PoolBytes => take(&mut self.pool_bytes, parse_bytes(&value).filter(|bytes| *bytes <= SHARD_BYTES_MAX)),
             Key::Shards => take(&mut self.shards, number_in(&value, 1, SHARDS_MAX)),
+            Key::GroupInitialRebalanceDelay => {
+                take(&mut self.group_initial_delay, parse_duration(&value).filter(|delay| *delay <= GROUP_DELAY_MAX))
+            }
+            Key::OffsetsRetention => {
+                let allowed = Duration::from_secs(60)..=OFFSETS_RETENTION_MAX;
+                take(&mut self.offsets_retention, parse_duration(&value).filter(|kept| allowed.contains(kept)))
+            }
             Key::ShutdownGrace => {
                 take(&mut self.shutdown_grace, parse_duration(&value).filter(|grace| *grace <= GRACE_MAX))
             }
@@ -277,6 +308,8 @@ impl Draft {
             log_level: self.log_level.unwrap_or(LogLevel::Info),
             log_format: self.log_format.unwrap_or(format),
             shutdown_grace: self.shutdown_grace.unwrap_or(Duration::from_secs(30)),
+            group_initial_delay: self.group_initial_delay.unwrap_or(Duration::from_secs(3)),
+            offsets_retention: self.offsets_retention.unwrap_or(Duration::from_secs(7 * 86_400)),
             connections_max: self.connections_max.unwrap_or(20_000),
             places: self.places,
         }

@@ -299,7 +299,8 @@ fn prepare(seed: Seed) -> Result<Option<ShardServer>, StartError> {
     let options =
         ShardOptions { id: id.0, tail_bytes: (memory / 2).min(TAIL_BYTES_MAX), pool_bytes: config.pool_bytes };
     let core = ring.block_on(Shard::start(disk, pool.clone(), options)).map_err(StartError::System)?;
-    let core = core.map_err(|error| StartError::Shard(id, error))?;
+    let mut core = core.map_err(|error| StartError::Shard(id, error))?;
+    core.allow_groups(config.group_options());
     if up.send(Ok((id, sleeper.waker()))).is_err() {
         return Ok(None);
     }

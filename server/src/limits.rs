@@ -68,6 +68,8 @@ pub(crate) const OUTPUT_STALL_MS: u64 = 60_000;
 pub(crate) const ACCEPT_PAUSE_MS: u64 = 100;
 /// The longest that a fetch may wait for records, in milliseconds.
 pub(crate) const FETCH_WAIT_MS_MAX: u32 = 60_000;
+/// How long after a try to make the topic of committed offsets the next one comes, in milliseconds.
+pub(crate) const OFFSETS_TOPIC_PAUSE_MS: u64 = 1_000;
 
 const _: () = assert!(READ_BYTES_MIN >= HELLO_BYTES_MAX && READ_BYTES_MAX >= OWN_FRAME_BYTES);
 const _: () = assert!(IN_FLIGHT_BYTES_MAX >= 2 * FRAME_BYTES_MAX);

@@ -6,6 +6,8 @@
 use coulee_core::block::Block;
 use coulee_core::catalog::{Change, ChangeError};
 use coulee_core::controller::{Changed, Told};
+use coulee_core::groups::request::Listed as ListedGroup;
+use coulee_core::groups::{Answer as GroupAnswer, GroupRequest};
 use coulee_core::log::recovery::RecoveryError;
 use coulee_core::partition::{Acks, ProduceError};
 use coulee_core::shard::fetches::{FetchError, FetchSpec, FetchedPart};
@@ -29,6 +31,10 @@ pub(crate) enum Question {
     Describe(PartitionUid),
     /// Say what the shard has counted.
     Stats,
+    /// Something of a group that this shard coordinates.
+    Group(Box<GroupRequest>),
+    /// Say which groups this shard coordinates.
+    Groups,
 }
 
 /// The answer to a [`Question`].
@@ -44,6 +50,10 @@ pub(crate) enum Answer {
     Described(Result<Described, ErrorCode>),
     /// To a question for counts.
     Stats(Box<ShardStats>),
+    /// Of a group's coordinator.
+    Group(GroupAnswer),
+    /// To a question for groups.
+    Groups(Result<Vec<ListedGroup>, ErrorCode>),
 }
 
 /// One part of a fetch, with its batches copied.

@@ -2,12 +2,14 @@
 
 use crate::connection::Charge;
 use crate::slab::Key;
+use coulee_core::groups::request::Listed as ListedGroup;
 use coulee_core::shard::RequestId;
 use coulee_core::shard::budget::Reservation;
 use coulee_core::shard::fetches::FetchedPart;
 use coulee_protocol::api::list_offsets::v1::Response as OffsetsResponse;
 use coulee_protocol::api::stats::v1::Shard as ShardStats;
 use coulee_protocol::api::topics::v1::DescribeResponse;
+use coulee_protocol::error::ErrorCode;
 use coulee_protocol::frame::FrameHeader;
 use coulee_protocol::ids::ShardId;
 
@@ -93,6 +95,8 @@ pub(crate) enum SoFar {
     Topic(Box<DescribeResponse>),
     /// Counts, one place for each shard.
     Stats(Vec<Option<Box<ShardStats>>>),
+    /// Groups, of the shards that have answered.
+    Groups(Result<Vec<ListedGroup>, ErrorCode>),
     /// Records of several shards.
     Fetch(Fetching),
 }

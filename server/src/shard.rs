@@ -40,6 +40,7 @@ mod connections;
 mod counts;
 mod dispatch;
 mod gather;
+mod groups;
 mod messages;
 mod overtime;
 #[cfg(test)]
@@ -138,6 +139,8 @@ pub(crate) struct ShardServer {
     counts: Counts,
     accept_at_ms: Option<u64>,
     told_ready: bool,
+    /// When the topic of committed offsets may be asked for again.
+    ask_for_offsets_at_ms: u64,
     /// The shard that the connection being served wants, and its Hello.
     handed_over: Option<(ShardId, Greeting)>,
     phase: Phase,
@@ -178,6 +181,7 @@ impl ShardServer {
             counts: Counts::default(),
             accept_at_ms: None,
             told_ready: false,
+            ask_for_offsets_at_ms: 0,
             handed_over: None,
             phase: Phase::Running,
             parts,

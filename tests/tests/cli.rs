@@ -88,6 +88,52 @@ fn topics_are_made_shown_changed_and_deleted() {
 }
 
 #[test]
+fn groups_are_listed_described_moved_and_deleted() {
+    let broker = Broker::start_with(&Options::default().and("group.initial.rebalance.delay=0s"));
+    assert_eq!(good(&broker, "group list -o json"), "[]\n");
+    good(&broker, "topic create orders");
+    run_with(&broker, "produce orders", b"a\nb\nc\nd\n");
+    let mut read: Vec<String> = good(&broker, "consume orders --group g -n 3").lines().map(str::to_owned).collect();
+    read.extend(good(&broker, "consume orders --group g -n 1").lines().map(str::to_owned));
+    read.sort();
+    assert_eq!(read, ["a", "b", "c", "d"], "the second goes on where the first has committed");
+    assert_eq!(good(&broker, "group list -o csv"), "name,state,members,protocol_type\ng,Empty,0,consumer\n");
+    run_with(&broker, "produce orders", b"e\n");
+    let described = good(&broker, "group describe g -o json");
+    assert!(described.contains("\"state\": \"Empty\"") && described.contains("\n  \"lag\": 1,\n"), "{described}");
+    for line in good(&broker, "group describe g -o csv").lines().skip(1) {
+        let [_, _, committed, end, lag, seconds, trend, _, _] = line.split(',').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let number = |text: &str| text.parse::<u64>().unwrap();
+        assert_eq!((number(end) - number(committed), trend), (number(lag), "steady"), "{line}");
+        assert_eq!(seconds.parse::<f64>().unwrap() > 0.0, lag == "1", "{line}");
+    }
+    let table = good(&broker, "group describe g");
+    assert!(table.contains("\nTOPIC ") && table.contains("  LAG_SECONDS  TREND"), "{table}");
+    let dry = good(&broker, "group seek g --to start --dry-run -o csv");
+    assert!(dry.starts_with("topic,partition,before,after,change\norders,0,"), "{dry}");
+    assert_eq!(good(&broker, "group seek g --to start --dry-run -o csv"), dry, "nothing was moved");
+    assert_eq!(good(&broker, "group seek g --to -1h -o csv"), dry, "an hour ago there was nothing");
+    assert_eq!(good(&broker, "consume orders --group g -n 5").lines().count(), 5);
+    bad(&broker, "group seek g --to 99", 1, 1, "has no offset 99");
+    bad(&broker, "group seek g --to end --topic orders:9", 3, 3, "partitions 0 to 0, not 9");
+    bad(&broker, "group seek none --to end", 3, 69, "see the groups with: coulee group list");
+    bad(&broker, "group describe none", 3, 69, "group \"none\" does not exist");
+    good(&broker, "group seek new --to end --topic orders:0");
+    let mut member = command(broker.address(), &["consume", "orders", "--group", "g"]).spawn().unwrap();
+    while !good(&broker, "group list -o csv").contains("g,Stable,1,consumer") {}
+    bad(&broker, "group seek g --to start", 6, 68, "stop its members first");
+    bad(&broker, "group delete g -y", 6, 68, "has 1 member");
+    assert!(good(&broker, "group describe g -o csv").contains(",127.0.0.1\n"));
+    member.kill().unwrap();
+    member.wait().unwrap();
+    assert_eq!(run(&broker, "group delete new --dry-run").err, "would delete group new with 1 committed offset\n");
+    good(&broker, "group delete new -y");
+    bad(&broker, "group delete new -y", 3, 69, "does not exist");
+}
+
+#[test]
 fn what_a_broker_refuses_is_told_with_what_to_do() {
     let broker = Broker::start();
     good(&broker, "topic create orders -p 2");

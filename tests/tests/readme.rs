@@ -103,7 +103,7 @@ fn every_snippet_of_the_pages_is_run_or_says_why_not() {
         pages.extend(name.ends_with(".md").then(|| format!("docs/{name}")));
     }
     for block in pages.iter().flat_map(|page| blocks(page)).filter(Block::is_to_run) {
-        let is_run = block.place.starts_with("README.md:");
+        let is_run = ["README.md:", "docs/GROUPS.md:"].iter().any(|page| block.place.starts_with(page));
         assert!(is_run, "{}: nobody runs this; write <!-- not run: REASON --> before it, or run it here", block.place);
     }
 }
@@ -134,10 +134,28 @@ fn the_shell_of_the_readme_does_what_it_says() {
 }
 
 #[test]
+fn the_page_about_groups_does_what_it_says() {
+    let (folder, broker) = (Folder::new(), Broker::start());
+    let (mut ran, mut last) = (0, String::new());
+    for block in blocks("docs/GROUPS.md").into_iter().filter(|block| !block.kind.starts_with("rust")) {
+        if block.kind == "text" {
+            assert_eq!(last, block.text, "{}", block.place);
+            continue;
+        }
+        let ran_with = shell(&folder, &block.text).env("COULEE_ADDRESS", broker.address()).output().unwrap();
+        let Output { status, stdout, stderr } = ran_with;
+        assert!(status.success(), "{}: {status}\n{}{}", block.place, text(stdout), text(stderr));
+        (last, ran) = (text(stdout), ran + 1);
+    }
+    assert_eq!(ran, 6, "blocks of the page");
+}
+
+#[test]
 fn the_rust_of_the_readme_is_that_of_the_examples_and_runs() {
     let broker = Broker::start();
     let mut printed = Vec::new();
-    for block in blocks("README.md").into_iter().filter(|block| block.kind.starts_with("rust") && block.is_to_run()) {
+    let both = blocks("README.md").into_iter().chain(blocks("docs/GROUPS.md"));
+    for block in both.filter(|block| block.kind.starts_with("rust") && block.is_to_run()) {
         let path = PathBuf::from(block.kind.strip_prefix("rust ").expect("the block names its file"));
         let source = fs::read_to_string(workspace().join(&path)).unwrap();
         // What a file says of itself is not for the page.
@@ -155,7 +173,7 @@ fn the_rust_of_the_readme_is_that_of_the_examples_and_runs() {
         printed.push(text(stdout));
     }
     let consumed: String = (0..10).map(|number| format!("{number} hello {number}\n")).collect();
-    assert_eq!(printed.len(), 2);
+    assert_eq!((printed.len(), &printed[2]), (3, &consumed), "a group reads the same");
     assert_eq!((printed[0].lines().count(), printed[1].as_str()), (10, consumed.as_str()));
     drop(broker.stop());
 }

@@ -1,5 +1,7 @@
 //! `coulee consume`: owns where to end and what to do about damage; order and checks are the client's.
 
+mod group;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, StdoutLock, Write};
 
@@ -13,6 +15,9 @@ use crate::terminal::Terminal;
 
 /// Reads until an end is reached.
 pub(crate) async fn run(context: &Context, arguments: ConsumeArguments) -> Result<(), Stop> {
+    if let Some(name) = &arguments.group {
+        return group::run(context, name, &arguments).await;
+    }
     let client = context.connect().await?;
     let ends = match arguments.until_end {
         true => Some(places(&client, &arguments, OffsetSpec::End).await?),

@@ -187,6 +187,8 @@ impl BodyError {
             Self::TopicName(_) | Self::NotUtf8 { what: "topic name", .. } => ErrorCode::InvalidTopicException,
             Self::OutOfRange { what: "partitions", .. } => ErrorCode::InvalidPartitions,
             Self::OutOfRange { what: "acks", .. } => ErrorCode::InvalidRequiredAcks,
+            Self::TooLong { what: "group", .. } | Self::NotUtf8 { what: "group", .. } => ErrorCode::InvalidGroupId,
+            Self::TooLong { what: "offset metadata", .. } => ErrorCode::OffsetMetadataTooLarge,
             Self::TooMany { what: "configs", .. }
             | Self::TooLong { what: "config key" | "config value", .. }
             | Self::NotUtf8 { what: "config key" | "config value", .. }
@@ -239,6 +241,14 @@ pub(crate) fn check_count(what: &'static str, found: usize, max: usize) -> Resul
     if found <= max { Ok(()) } else { Err(BodyError::TooMany { what, max, found }) }
 }
 
+/// Refuses a text longer than `max` bytes, or that is none.
+pub(crate) fn check_text(what: &'static str, bytes: &[u8], max: usize) -> Result<(), BodyError> {
+    if bytes.len() > max {
+        return Err(BodyError::TooLong { what, max, found: bytes.len() });
+    }
+    text(what, bytes).map(|_| ())
+}
+
 /// Refuses a number outside `min` to `max`.
 pub(crate) fn check_range(
     what: &'static str,
@@ -263,7 +273,9 @@ fn encode_with_arena<T: Body>(value: &T, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::api::seeded::Seeded;
-    use crate::api::{broker, error_body, fetch, list_offsets, metadata, produce, stats, topics};
+    use crate::api::{
+        broker, error_body, fetch, groups, list_offsets, members, metadata, offsets, produce, stats, topics,
+    };
 
     fn names(count: usize) -> metadata::v1::Request {
         let name = |index: usize| metadata::v1::TopicName { name: format!("topic-{index}").into_bytes() };
@@ -408,5 +420,45 @@ mod tests {
         check_total(&broker::v1::Request::default(), &mut seeded);
         let entry = broker::v1::Entry { key: b"shards".to_vec(), value: b"2".to_vec(), ..Default::default() };
         check_total(&broker::v1::Response { version: b"0.1.0".to_vec(), entries: vec![entry; 2] }, &mut seeded);
+    }
+
+    #[test]
+    fn every_body_of_groups_is_total_too() {
+        let mut seeded = Seeded::new(0x5eed_b0d3);
+        let some = b"g".to_vec();
+        check_total(&members::v1::FindRequest { group: some.clone() }, &mut seeded);
+        check_total(&members::v1::FindResponse { host: some.clone(), ..Default::default() }, &mut seeded);
+        let protocols = vec![members::v1::Protocol { name: some.clone(), metadata: b"m".to_vec() }; 2];
+        check_total(&members::v1::JoinRequest { group: some.clone(), protocols, ..Default::default() }, &mut seeded);
+        let joined = vec![members::v1::JoinedMember { member_id: some.clone(), ..Default::default() }; 2];
+        check_total(&members::v1::JoinResponse { members: joined, ..Default::default() }, &mut seeded);
+        let assignments = vec![members::v1::MemberAssignment { member_id: some.clone(), ..Default::default() }; 2];
+        check_total(&members::v1::SyncRequest { assignments, ..Default::default() }, &mut seeded);
+        check_total(&members::v1::SyncResponse { assignment: some.clone(), ..Default::default() }, &mut seeded);
+        check_total(&members::v1::HeartbeatRequest { group: some.clone(), ..Default::default() }, &mut seeded);
+        check_total(&members::v1::HeartbeatResponse::default(), &mut seeded);
+        let leaving = vec![members::v1::Leaving { member_id: some.clone(), ..Default::default() }; 2];
+        check_total(&members::v1::LeaveRequest { group: some.clone(), members: leaving }, &mut seeded);
+        check_total(&members::v1::LeaveResponse { members: vec![Default::default(); 2] }, &mut seeded);
+        let partitions = vec![offsets::v1::CommitPartition { metadata: some.clone(), ..Default::default() }; 2];
+        let topics = vec![offsets::v1::CommitTopic { name: some.clone(), partitions }; 2];
+        check_total(&offsets::v1::CommitRequest { topics, ..Default::default() }, &mut seeded);
+        let partitions = vec![offsets::v1::PartitionResult::default(); 2];
+        let topics = vec![offsets::v1::TopicResults { name: some.clone(), partitions }; 2];
+        check_total(&offsets::v1::ResultsResponse { topics }, &mut seeded);
+        let topics = vec![offsets::v1::TopicPartitions { name: some.clone(), partitions: vec![1, 2] }; 2];
+        check_total(&offsets::v1::DeleteRequest { group: some.clone(), topics: topics.clone() }, &mut seeded);
+        check_total(&offsets::v1::FetchRequest { group: some.clone(), topics, flags: 0 }, &mut seeded);
+        let partitions = vec![offsets::v1::PartitionOffset { metadata: some.clone(), ..Default::default() }; 2];
+        let topics = vec![offsets::v1::TopicOffsets { name: some.clone(), partitions }; 2];
+        check_total(&offsets::v1::FetchResponse { topics }, &mut seeded);
+        check_total(&groups::v1::ListRequest::default(), &mut seeded);
+        let listed = vec![groups::v1::ListedGroup { group: some.clone(), ..Default::default() }; 2];
+        check_total(&groups::v1::ListResponse { groups: listed }, &mut seeded);
+        check_total(&groups::v1::DescribeRequest { group: some.clone() }, &mut seeded);
+        let described = vec![groups::v1::DescribedMember { member_id: some.clone(), ..Default::default() }; 2];
+        check_total(&groups::v1::DescribeResponse { members: described, ..Default::default() }, &mut seeded);
+        check_total(&groups::v1::DeleteRequest { group: some, flags: 1 }, &mut seeded);
+        check_total(&groups::v1::DeleteResponse::default(), &mut seeded);
     }
 }

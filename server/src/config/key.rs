@@ -9,6 +9,8 @@ pub enum Key {
     Cpus,
     /// `data_dir`
     DataDir,
+    /// `group.initial.rebalance.delay`
+    GroupInitialRebalanceDelay,
     /// `limits.connections`
     LimitsConnections,
     /// `log.format`
@@ -19,6 +21,8 @@ pub enum Key {
     MemoryShard,
     /// `native.listen`
     NativeListen,
+    /// `offsets.retention`
+    OffsetsRetention,
     /// `pool.bytes`
     PoolBytes,
     /// `shards`
@@ -45,7 +49,7 @@ pub struct Facts {
 }
 
 /// Every key, by name.
-pub const KEYS: [Facts; 10] = [
+pub const KEYS: [Facts; 12] = [
     Facts {
         key: Key::Cpus,
         name: "cpus",
@@ -61,6 +65,14 @@ pub const KEYS: [Facts; 10] = [
         default: "./coulee-data",
         allowed: "a path",
         meaning: "the directory that holds all data; only one broker at a time may use it",
+    },
+    Facts {
+        key: Key::GroupInitialRebalanceDelay,
+        name: "group.initial.rebalance.delay",
+        flag: None,
+        default: "3s",
+        allowed: "0s to 5m",
+        meaning: "how long the first members of an empty group are waited for, and again as long as more come",
     },
     Facts {
         key: Key::LimitsConnections,
@@ -101,6 +113,14 @@ pub const KEYS: [Facts; 10] = [
         default: "127.0.0.1:7700",
         allowed: "IP:PORT, [IP6]:PORT or localhost:PORT; port 0 takes a free one",
         meaning: "where clients of the native protocol connect",
+    },
+    Facts {
+        key: Key::OffsetsRetention,
+        name: "offsets.retention",
+        flag: None,
+        default: "7d",
+        allowed: "1m to 3650d",
+        meaning: "how long a committed offset is kept that no member of its group uses",
     },
     Facts {
         key: Key::PoolBytes,

@@ -66,11 +66,13 @@ fn every_key_takes_its_value_from_every_layer() {
     let values = [
         (Key::Cpus, "1,3"),
         (Key::DataDir, "/var/lib/coulee"),
+        (Key::GroupInitialRebalanceDelay, "0s"),
         (Key::LimitsConnections, "7"),
         (Key::LogFormat, "pretty"),
         (Key::LogLevel, "debug"),
         (Key::MemoryShard, "256MiB"),
         (Key::NativeListen, "[::1]:0"),
+        (Key::OffsetsRetention, "2d"),
         (Key::PoolBytes, "0B"),
         (Key::Shards, "3"),
         (Key::ShutdownGrace, "5s"),

@@ -1,6 +1,7 @@
 //! Answers on their way back: to a connection, a shard, or an answer that is put together; decides nothing.
 
 use super::ShardServer;
+use super::groups::put_group_answer;
 use crate::connection::{Charge, Connection};
 use crate::message::{Answer, Greeting, Message};
 use crate::output::{Output, Spare};
@@ -9,6 +10,8 @@ use crate::slab::Key;
 use coulee_core::block::Block;
 use coulee_core::catalog::ChangeError;
 use coulee_core::controller::Changed;
+use coulee_core::groups::Answer as GroupAnswer;
+use coulee_core::groups::request::Listed as ListedGroup;
 use coulee_core::log::reader::ReadError;
 use coulee_core::partition::ProduceError;
 use coulee_core::shard::fetches::{FetchError, FetchedPart};
@@ -28,6 +31,8 @@ pub(super) enum Come {
     Listed(Listed),
     Described(Result<Described, ErrorCode>),
     Stats(Box<ShardStats>),
+    Group(GroupAnswer),
+    Groups(Result<Vec<ListedGroup>, ErrorCode>),
 }
 
 impl Come {
@@ -47,6 +52,8 @@ impl From<Answer> for Come {
             Answer::Listed(listed) => Self::Listed(listed),
             Answer::Described(described) => Self::Described(described),
             Answer::Stats(stats) => Self::Stats(stats),
+            Answer::Group(answer) => Self::Group(answer),
+            Answer::Groups(groups) => Self::Groups(groups),
         }
     }
 }
@@ -59,6 +66,8 @@ impl From<Come> for Answer {
             Come::Listed(listed) => Self::Listed(listed),
             Come::Described(described) => Self::Described(described),
             Come::Stats(stats) => Self::Stats(stats),
+            Come::Group(answer) => Self::Group(answer),
+            Come::Groups(groups) => Self::Groups(groups),
         }
     }
 }
@@ -107,7 +116,8 @@ impl ShardServer {
                 connection.output.answer(spare, header, &body, batches);
             }
             // These are parts of an answer that is put together.
-            Come::Listed(_) | Come::Described(_) | Come::Stats(_) => {}
+            Come::Listed(_) | Come::Described(_) | Come::Stats(_) | Come::Groups(_) => {}
+            Come::Group(answer) => put_group_answer(&mut connection.output, spare, header, answer),
         }
         self.flush_soon(key);
     }

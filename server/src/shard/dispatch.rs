@@ -146,6 +146,17 @@ impl ShardServer {
             ApiKey::DescribeTopic => self.describe_topic(key, connection, header, &body),
             ApiKey::Stats => self.gather_stats(key, connection, header, &body),
             ApiKey::DescribeBroker => self.describe_broker(connection, &header, &body),
+            ApiKey::FindCoordinator => self.find_coordinator(connection, &header, &body),
+            ApiKey::ListGroups => self.list_groups(key, connection, header, &body),
+            ApiKey::JoinGroup
+            | ApiKey::SyncGroup
+            | ApiKey::Heartbeat
+            | ApiKey::LeaveGroup
+            | ApiKey::OffsetCommit
+            | ApiKey::OffsetFetch
+            | ApiKey::DescribeGroup
+            | ApiKey::DeleteGroup
+            | ApiKey::OffsetDelete => self.ask_group(key, connection, header, (api, &body)),
         }
     }
 
@@ -184,6 +195,14 @@ impl ShardServer {
             self.free(reservation);
             return Err(refusal);
         }
+        let owner = match self.view.writable(partition, self.shards()) {
+            Ok(owner) => owner.unwrap_or_else(|| self.id()),
+            Err(code) => {
+                self.free(reservation);
+                let refused = Refusal::new(code, "the topic is the broker's own");
+                return if acks == Acks::None { Ok(()) } else { Err(refused) };
+            }
+        };
         let pending = Pending { reservation, ..self.pending(key, header, None) };
         // Without an answer nothing is kept of the request; its memory is the core's.
         let request = match acks {
@@ -194,7 +213,6 @@ impl ShardServer {
             Acks::Acknowledged => self.expect(key, connection, pending),
         };
         self.limit_patience(request, timeout_ms);
-        let owner = self.owner(partition);
         if owner == self.id() {
             self.parts.core.command(Command::Produce { request, partition, acks, batch: batches });
         } else {

@@ -3,6 +3,7 @@
 use super::ShardServer;
 use super::answers::{Come, fetch_response};
 use super::dispatch::FETCH_BYTES_MAX;
+use super::groups::{list_response, put_groups};
 use crate::message::Message;
 use crate::pending::{Fetching, Gather, Pending, SoFar};
 use crate::slab::Key;
@@ -24,6 +25,7 @@ impl ShardServer {
                 put_description(&mut response.partitions[at], described);
             }
             (SoFar::Stats(shards), Come::Stats(stats)) => shards[at] = Some(stats),
+            (SoFar::Groups(groups), Come::Groups(more)) => put_groups(groups, more),
             (SoFar::Fetch(fetching), Come::Fetched(parts)) => {
                 put_parts(fetching, at, parts);
                 let hurry = fetching.is_enough() && !fetching.hurried;
@@ -75,6 +77,8 @@ impl ShardServer {
                     }
                 }
             }
+            SoFar::Groups(Ok(groups)) => self.answer_with(pending, &list_response(groups), Vec::new()),
+            SoFar::Groups(Err(code)) => self.refuse_with(pending, code, "not all groups are known"),
             SoFar::Fetch(fetching) => {
                 let parts = bounded(fetching.parts.into_iter().flatten());
                 self.counts.fetched(&parts, self.clock.monotonic_us().saturating_sub(pending.began_us));

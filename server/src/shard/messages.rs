@@ -8,6 +8,7 @@ use crate::message::{Message, Question, Report};
 use crate::pending::{Asker, Pending};
 use crate::slab::Key;
 use coulee_core::block::Block;
+use coulee_core::catalog::record::CatalogRecord;
 use coulee_core::controller::{CATALOG_REQUEST, Effect as ControllerEffect, Event, Told};
 use coulee_core::log::Incoming;
 use coulee_core::partition::Acks;
@@ -88,7 +89,11 @@ impl ShardServer {
     /// Hears news of the catalog.
     fn told(&mut self, told: &Told) {
         self.view.hear(told);
+        if let Told::Record(CatalogRecord::Deleted { topic_id }) = told {
+            self.parts.core.command(Command::TopicDeleted(*topic_id));
+        }
         if self.view.is_settled() && !std::mem::replace(&mut self.told_ready, true) {
+            self.parts.core.command(Command::Topics(self.view.catalog().topic_ids().collect()));
             let ready = News::Ready(self.id());
             self.tell(ready);
         }
@@ -121,6 +126,8 @@ impl ShardServer {
             Question::Fetch(spec) => Command::Fetch(request, spec),
             Question::Offset(uid, query) => Command::ListOffsets(request, uid, query),
             Question::Describe(uid) => Command::Describe(request, uid),
+            Question::Group(asked) => Command::Group(request, asked),
+            Question::Groups => Command::ListGroups(request),
             // It is asked in messages only: no connection is being served now.
             Question::Stats => return self.answered(request, Come::Stats(Box::new(self.stats()))),
         };
@@ -152,6 +159,8 @@ impl ShardServer {
                 Effect::Described(request, described) => {
                     self.answered(request, Come::Described(described));
                 }
+                Effect::Group(request, answer) => self.answered(request, Come::Group(answer)),
+                Effect::Groups(request, groups) => self.answered(request, Come::Groups(groups)),
                 Effect::Opened(uid, opened) => {
                     match &opened {
                         Ok(opened) if !opened.damage.is_empty() => {

@@ -19,7 +19,7 @@ use coulee_protocol::frame::FrameHeader;
 use coulee_protocol::ids::{ShardId, TopicId};
 
 /// The one broker there is.
-const BROKER_ID: u32 = 0;
+pub(super) const BROKER_ID: u32 = 0;
 
 /// The outcome of a request: nothing, or why it is refused.
 type Outcome = Result<(), Refusal>;

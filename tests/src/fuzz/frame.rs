@@ -6,7 +6,7 @@
 use super::memory::{assert_counted, within};
 use coulee_protocol::api::error_body::ErrorBody;
 use coulee_protocol::api::{APIS, Api, ApiKey, Body, Check, access, decode, encode, open};
-use coulee_protocol::api::{broker, fetch, list_offsets, metadata, produce, stats, topics};
+use coulee_protocol::api::{broker, fetch, groups, list_offsets, members, metadata, offsets, produce, stats, topics};
 use coulee_protocol::error::ErrorCode;
 use coulee_protocol::frame::{FRAME_HEADER_BYTES, FrameHeader, split};
 use coulee_protocol::hello::{HelloRequest, HelloResponse};
@@ -91,6 +91,17 @@ fn request(api: ApiKey, version: u16, body: &[u8]) {
         (ApiKey::DescribeTopic, 1) => checked::<topics::v1::DescribeRequest>(body),
         (ApiKey::Stats, 1) => checked::<stats::v1::Request>(body),
         (ApiKey::DescribeBroker, 1) => checked::<broker::v1::Request>(body),
+        (ApiKey::FindCoordinator, 1) => checked::<members::v1::FindRequest>(body),
+        (ApiKey::JoinGroup, 1) => checked::<members::v1::JoinRequest>(body),
+        (ApiKey::SyncGroup, 1) => checked::<members::v1::SyncRequest>(body),
+        (ApiKey::Heartbeat, 1) => checked::<members::v1::HeartbeatRequest>(body),
+        (ApiKey::LeaveGroup, 1) => checked::<members::v1::LeaveRequest>(body),
+        (ApiKey::OffsetCommit, 1) => checked::<offsets::v1::CommitRequest>(body),
+        (ApiKey::OffsetFetch, 1) => checked::<offsets::v1::FetchRequest>(body),
+        (ApiKey::ListGroups, 1) => checked::<groups::v1::ListRequest>(body),
+        (ApiKey::DescribeGroup, 1) => checked::<groups::v1::DescribeRequest>(body),
+        (ApiKey::DeleteGroup, 1) => checked::<groups::v1::DeleteRequest>(body),
+        (ApiKey::OffsetDelete, 1) => checked::<offsets::v1::DeleteRequest>(body),
         (api, version) => panic!("the table lists {api} version {version}: read its request here"),
     }
 }
@@ -111,6 +122,17 @@ fn response(api: ApiKey, version: u16, body: &[u8], batches: &[u8]) {
         (ApiKey::DescribeTopic, 1) => comes_back::<topics::v1::DescribeResponse>(body),
         (ApiKey::Stats, 1) => comes_back::<stats::v1::Response>(body),
         (ApiKey::DescribeBroker, 1) => comes_back::<broker::v1::Response>(body),
+        (ApiKey::FindCoordinator, 1) => comes_back::<members::v1::FindResponse>(body),
+        (ApiKey::JoinGroup, 1) => comes_back::<members::v1::JoinResponse>(body),
+        (ApiKey::SyncGroup, 1) => comes_back::<members::v1::SyncResponse>(body),
+        (ApiKey::Heartbeat, 1) => comes_back::<members::v1::HeartbeatResponse>(body),
+        (ApiKey::LeaveGroup, 1) => comes_back::<members::v1::LeaveResponse>(body),
+        (ApiKey::OffsetCommit, 1) => comes_back::<offsets::v1::ResultsResponse>(body),
+        (ApiKey::OffsetFetch, 1) => comes_back::<offsets::v1::FetchResponse>(body),
+        (ApiKey::ListGroups, 1) => comes_back::<groups::v1::ListResponse>(body),
+        (ApiKey::DescribeGroup, 1) => comes_back::<groups::v1::DescribeResponse>(body),
+        (ApiKey::DeleteGroup, 1) => comes_back::<groups::v1::DeleteResponse>(body),
+        (ApiKey::OffsetDelete, 1) => comes_back::<offsets::v1::ResultsResponse>(body),
         (api, version) => panic!("the table lists {api} version {version}: read its response here"),
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what the tests share fails as they do")]
 
 mod clients;
+mod groups;
 mod lives;
 mod mutations;
 mod python;
