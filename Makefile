@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo suite test fmt lint doc unit crash loom bench bench-instructions bench-baseline fuzz measure golden corpus
+.PHONY: demo suite test fmt lint doc unit crash soak mutations loom bench bench-instructions bench-baseline fuzz measure golden corpus
 
 demo: ## a broker, 500,000 events, kill -9, the proof that nothing acknowledged is gone, and target numbers
 	$(CARGO) build --release --locked -p coulee-cli -p coulee-loadgen
@@ -31,6 +31,13 @@ unit: ## all tests of all crates
 
 crash: ## 100 rounds of kill -9 under load, then 100 power cuts, and a broker without syncs that has to be noticed
 	@bash .ci/crash
+
+soak: ## the simulator for SECONDS=… with new seeds, or with SEEDS=FROM..TO (default 0..10000)
+	$(CARGO) run --profile test --locked -p coulee-tests --example sim -- \
+		$(if $(SECONDS),--seconds $(SECONDS),--seeds $(or $(SEEDS),0..10000))
+
+mutations: ## the simulator with one bug after the other switched on: each has to be noticed
+	@bash .ci/mutations
 
 loom: ## the mesh in every interleaving, and two broken ones that have to be noticed
 	@bash .ci/loom

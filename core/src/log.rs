@@ -212,12 +212,13 @@ impl<D: Disk> Log<D> {
         self.appender.end().offset
     }
 
-    /// Behind the contiguous prefix of completed writes, as far as the segments have their names: a start would not find
-    /// what lies in others.
+    /// Behind the contiguous prefix of completed writes, as far as the segments have their names: a start would not
+    /// find what lies in others.
     #[must_use]
     pub fn written_end(&self) -> Offset {
         let unnamed = self.segments.iter().rev().take_while(|segment| segment.pool_name.is_some()).last();
         let written = self.appender.written().offset;
+        let unnamed = unnamed.filter(|_| !cfg!(coulee_mutation = "written_without_name"));
         unnamed.map_or(written, |segment| written.min(segment.page.base_offset))
     }
 
@@ -428,6 +429,8 @@ impl<D: Disk> Log<D> {
 
     /// Notes that everything below `snapshot` is synced, and moves the durable end as far as names allow.
     pub fn sync_completed(&mut self, snapshot: Mark) {
+        let late = cfg!(coulee_mutation = "sync_snapshot_late");
+        let snapshot = if late { *self.appender.written() } else { snapshot };
         if snapshot.offset >= self.synced.offset
             && (snapshot.segment, snapshot.position) > (self.synced.segment, self.synced.position)
         {
@@ -458,7 +461,8 @@ impl<D: Disk> Log<D> {
     pub fn naming_due(&mut self) -> Option<(FileName, FileName, Rc<()>)> {
         let (durable, uid) = (self.durable.offset, self.owner.partition_uid);
         let segment = self.segments.iter_mut().find(|segment| segment.pool_name.is_some())?;
-        if segment.naming || segment.page.base_offset > durable {
+        let early = cfg!(coulee_mutation = "name_before_durable");
+        if segment.naming || (segment.page.base_offset > durable && !early) {
             return None;
         }
         segment.naming = true;
@@ -627,7 +631,10 @@ impl<D: Disk> Log<D> {
             partition_uid: self.owner.partition_uid,
             epoch: self.epoch,
             log_start: self.log_start,
-            durable_end: self.durable.offset,
+            durable_end: match cfg!(coulee_mutation = "checkpoint_ahead_of_durable") {
+                true => self.log_end(),
+                false => self.durable.offset,
+            },
             resume,
             max_timestamp: max_timestamp.unwrap_or(Timestamp(i64::MIN)),
             clean: clean && self.resume_floor.is_none() && resume.offset == self.log_end(),

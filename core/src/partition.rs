@@ -130,8 +130,8 @@ impl<D: Disk> Partition<D> {
 
     /// Below it records are visible to consumers.
     #[must_use]
-    pub const fn high_watermark(&self) -> Offset {
-        self.high_watermark
+    pub fn high_watermark(&self) -> Offset {
+        if cfg!(coulee_mutation = "visible_before_durable") { self.log.written_end() } else { self.high_watermark }
     }
 
     /// What the topic is set to.
@@ -250,6 +250,7 @@ impl<D: Disk> Partition<D> {
     /// Moves the high watermark after the log's ends have moved; whether it has.
     pub fn advance(&mut self) -> bool {
         let end = match self.config.durability {
+            Durability::Fsync if cfg!(coulee_mutation = "ack_before_fsync") => self.log.written_end(),
             Durability::Fsync => self.log.durable_end(),
             Durability::Written => self.log.written_end().max(self.log.durable_end()),
         };

@@ -394,7 +394,10 @@ pub struct Shard<D: Disk> {
 
 impl<D: Disk> std::fmt::Debug for Shard<D> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Shard({}, {} partitions)", self.options.id, self.partitions.len())
+        let Self { options, partitions, opening, io, background, dirty, unsynced, removals, stopping, .. } = self;
+        write!(formatter, "Shard({}, {} partitions, {} opening, ", options.id, partitions.len(), opening.len())?;
+        write!(formatter, "{} dirty, {} unsynced, {} removals, ", dirty.len(), unsynced.len(), removals.len())?;
+        write!(formatter, "{} operations, {} in the background, stopping: {stopping:?})", io.len(), background.len())
     }
 }
 
@@ -672,7 +675,7 @@ impl<D: Disk> Shard<D> {
     /// When the shard wants its next cycle if nothing happens before.
     #[must_use]
     pub fn deadline_ms(&self) -> Option<u64> {
-        let checkpoint = self.checkpoint_deadline_ms();
+        let checkpoint = self.checkpoint_deadline_ms().filter(|_| self.stopping != Stopping::Done);
         let segment = self.segments.deadline_ms().filter(|_| self.stopping == Stopping::No);
         let group = self.coordinators.deadline_ms();
         self.fetches.deadline_ms().into_iter().chain(checkpoint).chain(segment).chain(group).min()

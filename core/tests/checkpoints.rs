@@ -51,3 +51,15 @@ fn a_checkpoint_that_cannot_be_written_is_written_again_to_the_same_copy() {
     let [Some(a), Some(b)] = sequences(&disk) else { panic!("both copies are there again: {:?}", sequences(&disk)) };
     assert_eq!((a.min(b), a.max(b)), (newest, newest + 1));
 }
+
+#[test]
+fn a_shard_that_has_stopped_wants_no_more_cycles_whatever_comes_late() {
+    let options = ShardOptions { id: 0, tail_bytes: 1 << 20, pool_bytes: 0 };
+    let mut runner = Runner::start(MemoryDisk::new(), options, 1).unwrap();
+    runner.command(Command::Stop);
+    assert!(runner.wait_for(|effect| matches!(effect, Effect::Stopped).then_some(())).is_some());
+    let owner = Owner { partition_uid: PartitionUid(1), ..Owner::default() };
+    runner.command(Command::Open(owner, TopicConfig::default()));
+    settle(&mut runner, 1_000);
+    assert_eq!(runner.shard.deadline_ms(), None, "it would be given cycle after cycle in vain");
+}

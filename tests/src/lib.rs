@@ -3,5 +3,6 @@
 pub mod broker;
 pub mod checker;
 pub mod fuzz;
+pub mod sim;
 pub mod tidy;
 pub mod wire;

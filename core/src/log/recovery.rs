@@ -420,6 +420,9 @@ impl<'a, D: Disk> Recovery<'a, D> {
                         self.proved = self.proved.max(hint);
                         self.report.tail_zeroed = dirty;
                     }
+                    if cfg!(coulee_mutation = "truncate_damaged_middle") && limit.is_none() {
+                        self.proved = self.end.offset;
+                    }
                     let known = limit.unwrap_or(self.proved);
                     if self.end.offset >= known || !self.step_over(&mut source, known, bad).await? {
                         break;
@@ -482,7 +485,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
             return Ok(Vec::new());
         };
         let file = segment.file.clone().expect("a segment that was scanned is open");
-        if end.offset > stored {
+        if end.offset > stored && !cfg!(coulee_mutation = "unsynced_after_death") {
             // A process that died leaves writes that no sync has covered. Readers will see them from now on.
             file.sync().await?;
         }
@@ -505,13 +508,14 @@ impl<'a, D: Disk> Recovery<'a, D> {
         }
         let before = file.read_at(u64::from(block_at), BLOCK_BYTES).await?;
         // A large batch may come next and leave this block as it is: the gap before it has to be zero.
-        if zero || !is_zero(&before[used..]) {
+        if (zero || !is_zero(&before[used..])) && !cfg!(coulee_mutation = "cut_without_zeroing") {
             let reach = if zero { PROOF_BYTES } else { 0 };
             zero_behind(&file, &before, end.position, reach, segment.page.size).await?;
             self.report.tail_zeroed = true;
         }
         let after = file.read_at(u64::from(block_at), BLOCK_BYTES).await?;
-        if after[..used] != before[..used] || !is_zero(&after[used..]) {
+        let zeroed = is_zero(&after[used..]) || cfg!(coulee_mutation = "cut_without_zeroing");
+        if after[..used] != before[..used] || !zeroed {
             return Err(RecoveryError::ReadBack { segment: end.segment, position: block_at });
         }
         Ok(after[..used].to_vec())

@@ -32,6 +32,9 @@ impl AckQueue {
     /// Those whose batch lies below `end`, in order.
     pub fn release(&mut self, end: Offset) -> impl Iterator<Item = Ack> + '_ {
         let count = self.waiting.partition_point(|ack| ack.end <= end);
+        if cfg!(coulee_mutation = "ack_out_of_order") {
+            self.waiting.make_contiguous()[..count].reverse();
+        }
         self.waiting.drain(..count)
     }
 

@@ -43,7 +43,8 @@ impl<D: Disk> Shard<D> {
 
     /// Puts retired files back into the pool once nobody reads or writes them.
     fn recycle(&mut self) {
-        let Some(at) = self.retired.iter().position(|retired| Rc::strong_count(&retired.lease) == 1) else { return };
+        let free = |lease: &Rc<()>| Rc::strong_count(lease) == 1 || cfg!(coulee_mutation = "recycle_while_read");
+        let Some(at) = self.retired.iter().position(|retired| free(&retired.lease)) else { return };
         let Some(retired) = self.retired.remove(at) else { return };
         let (disk, shard, number) = (self.disk.clone(), self.segments.shard(), self.segments.next_number());
         let expected = retired.written > 0 && self.segments.expects(retired.size);
@@ -62,7 +63,9 @@ impl<D: Disk> Shard<D> {
     /// Removes the files and the directory of a deleted partition once nobody holds them; those worth keeping go to
     /// the pool.
     fn remove_deleted(&mut self) {
-        let free = |file: &RetiredFile<D::File>| Rc::strong_count(&file.lease) == 1;
+        let free = |file: &RetiredFile<D::File>| {
+            Rc::strong_count(&file.lease) == 1 || cfg!(coulee_mutation = "recycle_while_read")
+        };
         let due = |removal: &Removal<D::File>| !removal.opening && removal.files.iter().all(free);
         let Some(at) = self.removals.iter().position(due) else { return };
         let Removal { uid, files, .. } = self.removals.swap_remove(at);

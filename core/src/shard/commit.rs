@@ -95,6 +95,10 @@ impl<D: Disk> Shard<D> {
             if partition.is_offline() {
                 continue;
             }
+            if cfg!(coulee_mutation = "retry_failed_fsync") && result.is_err() {
+                self.unsynced.insert(uid);
+                continue;
+            }
             if result.is_err() {
                 // Never tried again: a second sync may succeed with the data gone.
                 self.fail(uid);
@@ -107,7 +111,8 @@ impl<D: Disk> Shard<D> {
             self.dirty.insert(uid);
             self.advance(uid);
         }
-        if flush_failed {
+        let spared = cfg!(any(coulee_mutation = "retry_failed_fsync", coulee_mutation = "failed_flush_spares_others"));
+        if flush_failed && !spared {
             // What else was written meanwhile may have gone with it, and the next flush would not say so.
             let at_risk = |partition: &Partition<D>| !partition.is_offline() && partition.log.has_unsynced();
             let at_risk = self.partitions.iter().filter(|(_, partition)| at_risk(partition));
@@ -223,8 +228,8 @@ impl<D: Disk> Shard<D> {
             let crate::disk::FileName::Segment(_, base) = to else { unreachable!("segments are named as segments") };
             self.io.push(Box::pin(async move {
                 let result = match disk.rename(from, to).await {
-                    Ok(()) => disk.sync_dir(to.dir()).await,
-                    failed => failed,
+                    Ok(()) if !cfg!(coulee_mutation = "no_dir_fsync") => disk.sync_dir(to.dir()).await,
+                    done => done,
                 };
                 drop(lease);
                 Done::Named(uid, base, result)
@@ -268,7 +273,9 @@ impl<D: Disk> Shard<D> {
 /// Syncs what every partition has written: one flush of the device where that is proved and all blocks had been
 /// written before, each file by itself elsewhere, all at once.
 async fn sync_all<D: Disk>(disk: &D, works: Vec<(PartitionUid, SyncWork<D::File>)>) -> Synced {
-    let flushable = |file: &SyncFile<D::File>| file.prezeroed && disk.device_flush_proved();
+    let flushable = |file: &SyncFile<D::File>| {
+        (file.prezeroed || cfg!(coulee_mutation = "flush_new_files")) && disk.device_flush_proved()
+    };
     let flushed = works.iter().flat_map(|(_, work)| &work.files).filter(|file| flushable(file)).count();
     let flush = flushed > 1;
     let mut results: Vec<Result<(), DiskError>> = vec![Ok(()); works.len()];

@@ -52,6 +52,8 @@ struct Presence {
     sure: Option<bool>,
     /// Creations and removals that may still happen.
     open: usize,
+    /// Somebody has asked for its removal: nobody has to find it any more.
+    may_be_gone: bool,
 }
 
 struct Walk<'a> {
@@ -151,6 +153,7 @@ impl Walk<'_> {
             Begun::Create(_) | Begun::Delete(_) => {
                 let presence = &mut self.presence[key.0 as usize];
                 (presence.sure, presence.open) = (None, presence.open + 1);
+                presence.may_be_gone |= matches!(begun, Begun::Delete(_));
             }
             Begun::AskCommitted { .. } | Begun::Describe(_) => {}
         }
@@ -461,7 +464,8 @@ impl Walk<'_> {
 
     /// After the last event: what was acknowledged and never read again, and the counts.
     fn finish(&mut self) {
-        for partition in &self.partitions {
+        let here = self.partitions.iter().zip(&self.presence).filter(|(_, presence)| !presence.may_be_gone);
+        for (partition, _) in here {
             for missing in partition.covered.missing(partition.log_start.0..partition.values_len()) {
                 let unread = partition.known(missing);
                 let acked = unread.filter(|(offset, value)| {
