@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo suite test fmt lint doc unit crash soak mutations loom bench bench-instructions bench-baseline fuzz measure golden corpus
+.PHONY: demo suite test fmt lint doc unit crash soak mutations powercut powercut-mutations loom bench bench-instructions bench-baseline fuzz measure golden corpus
 
 demo: ## a broker, 500,000 events, kill -9, the proof that nothing acknowledged is gone, and target numbers
 	$(CARGO) build --release --locked -p coulee-cli -p coulee-loadgen
@@ -38,6 +38,12 @@ soak: ## the simulator for SECONDS=… with new seeds, or with SEEDS=FROM..TO (d
 
 mutations: ## the simulator with one bug after the other switched on: each has to be noticed
 	@bash .ci/mutations
+
+powercut: ## 1,000 power cuts (CUTS=…) of the real broker, on ext4 and on xfs, a line for each in LOG; needs root
+	@bash .ci/powercut
+
+powercut-mutations: ## the same with brokers that leave one kind of sync out, each of which has to be noticed
+	@bash .ci/powercut mutations
 
 loom: ## the mesh in every interleaving, and two broken ones that have to be noticed
 	@bash .ci/loom

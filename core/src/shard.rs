@@ -225,6 +225,8 @@ pub struct Counters {
     pub writes: u64,
     /// Syncs of files and flushes of the device.
     pub syncs: u64,
+    /// Of those, one flush of the device for several files.
+    pub device_flushes: u64,
     /// Batches sent from memory.
     pub tail_batches: u64,
     /// Bytes read from files for fetches.
@@ -292,7 +294,9 @@ enum Done<D: Disk> {
 struct Synced {
     /// Each partition that it was for, what it was to cover, and whether it has.
     marks: Vec<(PartitionUid, Mark, Result<(), DiskError>)>,
-    /// A flush of the device has failed.
+    /// One flush of the device was for several files.
+    by_device: bool,
+    /// It has failed.
     flush_failed: bool,
 }
 

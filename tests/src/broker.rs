@@ -4,9 +4,10 @@
 //! names), since Cargo names no other package's programs. It listens on a free port, and its directory lies beside the
 //! build, on a filesystem with direct I/O, which a temporary filesystem often is not.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -134,17 +135,39 @@ impl Process {
     /// If the program is not there.
     #[must_use]
     pub fn spawn(folder: &Folder, data: &Path, options: &Options) -> Self {
+        Self::spawn_under(&[], folder, data, options)
+    }
+
+    /// The same, started by a program that becomes it: `prlimit`, `faketime`, a shell that ends with `exec "$@"`.
+    ///
+    /// # Panics
+    /// If one of the programs is not there.
+    #[must_use]
+    pub fn spawn_under(starter: &[&str], folder: &Folder, data: &Path, options: &Options) -> Self {
         let log = folder.log();
         let file = File::options().create(true).append(true).open(&log).expect("a log can be opened");
         let log_begin = file.metadata().expect("a file says its size").len();
-        let mut command = Command::new(program());
-        command.arg("serve").arg("--data-dir").arg(data).args(["--listen", &options.listen]);
+        let program = program();
+        let mut words = starter.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("the program is one of them"));
+        command.args(words).arg("serve").arg("--data-dir").arg(data).args(["--listen", &options.listen]);
         command.args(["--shards", &options.shards.to_string()]);
         for set in &options.set {
             command.args(["--set", set]);
         }
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", program().display()));
+        if let Some(path) = std::env::var_os("PATH").filter(|_| !starter.is_empty()) {
+            command.env("PATH", path);
+        }
+        let go_with_us = || {
+            // SAFETY: one system call, of integers.
+            let asked = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            if asked == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        // It goes with the test's thread, also where that is killed: what it has mounted and locked is free again.
+        // SAFETY: between fork and exec only that call is made, and nothing is allocated.
+        unsafe { command.pre_exec(go_with_us) };
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{starter:?} {}: {error}", program.display()));
         let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         Self { child, stdout, log, log_begin }
     }
@@ -189,10 +212,32 @@ impl Process {
 
     /// Sends it SIGTERM.
     pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Stops it where it stands, until [`Process::go_on`].
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on after [`Process::pause`].
+    pub fn go_on(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: libc::c_int) {
         let pid = i32::try_from(self.child.id()).expect("process numbers are small");
         // SAFETY: two integers; the child was not waited for, so that nobody else can have its number.
-        let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
+        let sent = unsafe { libc::kill(pid, signal) };
         assert_eq!(sent, 0, "a child can be sent a signal");
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// If the system does not say so.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_none()
     }
 }
 

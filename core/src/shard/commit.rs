@@ -88,8 +88,9 @@ impl<D: Disk> Shard<D> {
         true
     }
 
-    pub(super) fn synced(&mut self, Synced { marks, flush_failed }: Synced) {
+    pub(super) fn synced(&mut self, Synced { marks, by_device, flush_failed }: Synced) {
         self.syncing = false;
+        self.counters.device_flushes += u64::from(by_device);
         for (uid, mark, result) in marks {
             let Some(partition) = self.partitions.get_mut(&uid) else { continue };
             if partition.is_offline() {
@@ -298,5 +299,5 @@ async fn sync_all<D: Disk>(disk: &D, works: Vec<(PartitionUid, SyncWork<D::File>
         results.fill(device);
     }
     let marks = works.into_iter().zip(results).map(|((uid, work), result)| (uid, work.snapshot, result));
-    Synced { marks: marks.collect(), flush_failed: device.is_err() }
+    Synced { marks: marks.collect(), by_device: flush, flush_failed: device.is_err() }
 }

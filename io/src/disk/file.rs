@@ -66,7 +66,7 @@ impl OpenFile {
         if self.shared.held.take_write(&blocks, position, mode) {
             return Ok(());
         }
-        let durable = mode == WriteMode::Durable;
+        let durable = mode == WriteMode::Durable && !cfg!(coulee_mutation = "ack_before_fsync");
         self.disk.ring.write_at(&self.shared.fd, blocks, position, durable).await.map_err(disk_error)
     }
 }
@@ -103,6 +103,9 @@ impl File for OpenFile {
     }
 
     async fn sync(&self) -> Result<(), DiskError> {
+        if cfg!(any(coulee_mutation = "no_file_sync", coulee_mutation = "ack_before_fsync")) {
+            return Ok(());
+        }
         #[cfg(coulee_mutation = "writes_wait_for_sync")]
         return Registry::sync(&self.shared.held, &self.disk.ring, &self.shared.fd).await;
         #[cfg(not(coulee_mutation = "writes_wait_for_sync"))]

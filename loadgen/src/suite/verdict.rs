@@ -105,7 +105,8 @@ pub(crate) mod tests {
     pub(crate) fn rows(text: &str, values: &[&[(Metric, f64)]]) -> Vec<Measured> {
         let paces = ["full", "quick"].map(|name| {
             format!(
-                "[{name}]\nruns = 1\nseconds = 1\nbare_seconds = 1\nbare_mib = 1\npool_gib = 1\nsmall_files = 1\ngrowing_gib = 1\n"
+                "[{name}]\nruns = 1\nseconds = 1\nbare_seconds = 1\nbare_mib = 1\npool_gib = 1\n\
+                 small_files = 1\ngrowing_gib = 1\n"
             )
         });
         let targets = Targets::parse(&format!("{}{text}", paces.concat()), "rows").unwrap();

@@ -110,6 +110,7 @@ published! {
         37 TruncatedTails "truncated_tails" "Torn tails cut off at start."
         38 DamagedRanges "damaged_ranges" "Damaged ranges found below a durable end."
         39 ChecksumFailures "checksum_failures" "Batches refused from producers for their checksum."
+        40 DeviceFlushes "device_flushes" "Of the syncs, those that were one flush of the device for several files."
 
         100 Connections "connections" "Connections open now."
         101 Partitions "partitions" "Partitions that the shard owns."

@@ -158,6 +158,7 @@ impl ShardServer {
             (Counter::PausedReads, counts.paused_reads),
             (Counter::DamagedRanges, core.damaged_reads),
             (Counter::ChecksumFailures, counts.checksum_failures),
+            (Counter::DeviceFlushes, core.device_flushes),
             (Counter::Connections, self.connections.len() as u64),
             (Counter::Partitions, gauges.partitions),
             (Counter::PartitionsOffline, gauges.partitions_offline),

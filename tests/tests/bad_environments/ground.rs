@@ -6,16 +6,13 @@ use std::process::Command;
 
 use crate::process::Broker;
 use coulee_tests::broker::Folder;
+use coulee_tests::mounts::skip;
 
 /// A user that owns nothing.
 pub(crate) const NOBODY: u32 = 65_534;
 
 pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
-}
-
-pub(crate) fn skip(test: &str, why: &str) {
-    println!("SKIPPED {test}: {why}");
 }
 
 /// The first file of a kind below a directory.

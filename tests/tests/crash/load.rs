@@ -1,8 +1,9 @@
 //! Four clients that send until their broker is gone, and remember what they were told; knows no log.
 
+use crate::PARTITIONS;
 use crate::ledger::{Ledger, Number, Sent, Told};
-use crate::{Chance, PARTITIONS};
 use coulee_client::{Client, Delivery, Producer, Record};
+use coulee_tests::chance::Chance;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

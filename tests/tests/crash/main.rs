@@ -10,10 +10,10 @@ mod load;
 
 use coulee_client::{Client, NewTopic, OffsetSpec, Start};
 use coulee_tests::broker::{Broker, Folder, Options, Process};
+use coulee_tests::chance::{Chance, setting};
 use ledger::{Ledger, Number};
 use load::Load;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Partitions of the topic, on two shards.
@@ -24,30 +24,6 @@ const ROUNDS: u32 = 15;
 const LIFE_US_MAX: u64 = 150_000;
 /// The longest that a start lives that is cut short.
 const START_US_MAX: u64 = 40_000;
-
-/// Numbers from a seed (splitmix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Chance(u64);
-
-impl Chance {
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-
-    /// A moment between now and `us_max` from now.
-    fn moment(&mut self, us_max: u64) {
-        let (_silent, nobody) = mpsc::channel::<()>();
-        let silence = nobody.recv_timeout(Duration::from_micros(self.below(us_max)));
-        assert!(silence.is_err(), "nobody sends");
-    }
-}
-
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
-}
 
 /// What is done again and again to one data directory.
 struct Run {
