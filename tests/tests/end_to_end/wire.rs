@@ -198,7 +198,7 @@ fn what_the_broker_does_not_know_is_refused_and_the_connection_goes_on() {
     let mut scene = Scene::open();
     let mut wire = scene.wire();
     let stats = encoded(&stats::Request { flags: 0 });
-    for (api, version) in [(5, 1), (30, 1), (u16::MAX, 1), (20, 0), (20, 2), (20, u16::MAX), (2, 0), (0, 1)] {
+    for (api, version) in [(5, 1), (60, 1), (u16::MAX, 1), (20, 0), (20, 2), (20, u16::MAX), (2, 0), (0, 1)] {
         let answer = wire.request(api, version, &stats, &[]);
         assert_eq!(answer.error(), ErrorCode::UnsupportedVersion, "{api} {version}: {}", answer.detail());
         scene.survives(&mut wire);
