@@ -143,10 +143,7 @@ fn a_disk_that_is_full_for_a_while_costs_nothing_that_was_acknowledged() {
     let filler = mount.path().join("filler");
     for _ in 0..rounds().min(5) {
         load.await_acks(ACKS);
-        let (name, left) = (filler.to_string_lossy(), 2 << 20);
-        let told = system("stat", &["-f", "-c", "%a %S", &mount.path().to_string_lossy()]).unwrap();
-        let free: u64 = told.split_whitespace().map(|number| number.parse::<u64>().unwrap()).product();
-        system("fallocate", &["-l", &free.saturating_sub(left).max(1).to_string(), &name]).unwrap();
+        fill(mount.path(), &filler);
         load.await_refusals(20);
         fs::remove_file(&filler).unwrap();
         load.await_acks(ACKS);
@@ -155,6 +152,20 @@ fn a_disk_that_is_full_for_a_while_costs_nothing_that_was_acknowledged() {
     trial.check(&address);
     restart_and_check(&mut trial, broker, &folder, &data);
     drop(mount);
+}
+
+/// Leaves 2 MiB free of a filesystem that a broker is writing to: how much is free changes meanwhile.
+fn fill(filesystem: &Path, filler: &Path) {
+    for _ in 0..100 {
+        let told = system("stat", &["-f", "-c", "%a %S", &filesystem.to_string_lossy()]).unwrap();
+        let free: u64 = told.split_whitespace().map(|number| number.parse::<u64>().unwrap()).product();
+        let bytes = free.saturating_sub(2 << 20).max(1).to_string();
+        if system("fallocate", &["-l", &bytes, &filler.to_string_lossy()]).is_ok() {
+            return;
+        }
+        fs::remove_file(filler).unwrap();
+    }
+    panic!("the broker is always faster");
 }
 
 /// The library that fakes the clock, of Debian's package `faketime`.
